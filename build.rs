@@ -1,0 +1,3 @@
+//! Embeds the profiles and the version.
+
+fn main() {}

@@ -1,0 +1,102 @@
+//! The error every fallible function above the netlink layer returns.
+
+use std::fmt;
+
+/// What went wrong, in one line a person can act on, and how the process should exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+}
+
+/// How an [`Error`] ends the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The command line was wrong: exit 2.
+    Usage,
+    /// The operation failed: exit 1.
+    Failed,
+}
+
+/// Result with our [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An operation failed; `message` says what was being done, to what, and the cure.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Failed,
+            message: message.into(),
+        }
+    }
+
+    /// The command line was wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Usage,
+            message: message.into(),
+        }
+    }
+
+    /// How this error ends the process.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Process exit code: 2 for usage errors, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self.kind {
+            Kind::Usage => 2,
+            Kind::Failed => 1,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Adds what was being done to an error on its way up: `cannot read x: No such file`.
+pub trait Context<T> {
+    /// Prefixes the error with `what()` and a colon.
+    fn context<S: fmt::Display>(self, what: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
+    fn context<S: fmt::Display>(self, what: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|e| {
+            let e: Error = e.into();
+            Error {
+                kind: e.kind,
+                message: format!("{}: {}", what(), e.message),
+            }
+        })
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(e: std::io::Error) -> Self {
+        match e.raw_os_error() {
+            // The system's words without Rust's "(os error N)" tail.
+            Some(n) => Self::new(nix::errno::Errno::from_raw(n).desc()),
+            None => Self::new(e.to_string()),
+        }
+    }
+}
+
+impl From<nix::errno::Errno> for Error {
+    fn from(e: nix::errno::Errno) -> Self {
+        Self::new(e.desc())
+    }
+}
+
+impl From<rustix::io::Errno> for Error {
+    fn from(e: rustix::io::Errno) -> Self {
+        Self::new(nix::errno::Errno::from_raw(e.raw_os_error()).desc())
+    }
+}

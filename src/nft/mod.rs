@@ -1,0 +1,3 @@
+//! The security boundary: addresses and rules. No files, no podman, no DNS.
+
+pub mod model;
