@@ -2,8 +2,11 @@
 
 pub mod contract;
 pub mod error;
+pub mod files;
 pub mod ipnet;
+pub mod netns;
 pub mod nft;
+pub mod process;
 
 #[path = "../applets/mod.rs"]
 pub mod applets;
