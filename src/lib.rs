@@ -7,6 +7,8 @@ pub mod ipnet;
 pub mod netns;
 pub mod nft;
 pub mod process;
+pub mod sanitize;
+pub mod validate;
 
 #[path = "../applets/mod.rs"]
 pub mod applets;
