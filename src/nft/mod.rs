@@ -1,3 +1,5 @@
 //! The security boundary: addresses and rules. No files, no podman, no DNS.
 
+pub mod intervals;
 pub mod model;
+pub mod policy;
