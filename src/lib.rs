@@ -5,6 +5,7 @@ pub mod error;
 pub mod files;
 pub mod ipnet;
 pub mod netns;
+pub mod nflog;
 pub mod nft;
 pub mod process;
 pub mod sanitize;
