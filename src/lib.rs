@@ -1,9 +1,12 @@
 //! terok-shield: default-deny egress for podman containers that run untrusted code.
 
+pub mod audit;
+pub mod clock;
 pub mod contract;
 pub mod error;
 pub mod files;
 pub mod ipnet;
+pub mod json;
 pub mod netns;
 pub mod nflog;
 pub mod nft;
