@@ -86,6 +86,8 @@ pub mod file {
     pub const HOOK_ERROR_LOG: &str = "hook-error.log";
     /// The audit log.
     pub const AUDIT_LOG: &str = "audit.jsonl";
+    /// What the DNS gate answered and refused, for the reader and `watch` (ours).
+    pub const DNS_FEED: &str = "dns.feed";
     /// Socket on which the reader serves its events to `watch` and others (ours).
     pub const EVENTS_SOCKET: &str = "events.sock";
 }

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod clock;
 pub mod contract;
+pub mod dns;
 pub mod error;
 pub mod files;
 pub mod ipnet;

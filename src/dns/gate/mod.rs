@@ -1,0 +1,3 @@
+//! The DNS gate.
+
+pub mod feed;

@@ -1,0 +1,3 @@
+//! DNS: the wire format, static resolution, dnsmasq, and the gate that opens what it answers.
+
+pub mod gate;
