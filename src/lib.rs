@@ -6,6 +6,7 @@ pub mod contract;
 pub mod dns;
 pub mod error;
 pub mod files;
+pub mod hub;
 pub mod ipnet;
 pub mod json;
 pub mod netns;
@@ -13,6 +14,7 @@ pub mod nflog;
 pub mod nft;
 pub mod process;
 pub mod sanitize;
+pub mod unix;
 pub mod validate;
 
 #[path = "../applets/mod.rs"]
