@@ -1,3 +1,5 @@
 //! DNS: the wire format, static resolution, dnsmasq, and the gate that opens what it answers.
 
 pub mod gate;
+pub mod name;
+pub mod wire;
