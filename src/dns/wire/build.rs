@@ -116,7 +116,7 @@ impl Builder {
         let length_at = self.bytes.len() - 2;
         pieces(record, |piece| match piece {
             Piece::Octets(octets) => self.bytes.extend_from_slice(octets),
-            Piece::Name(name, compress) => self.name(&name, compress),
+            Piece::Name(name, compress) => self.name(name, compress),
         })?;
         self.close(length_at)?;
         Ok(ttl_at)

@@ -48,14 +48,14 @@ pub enum Piece<'a> {
     /// Octets to copy.
     Octets(&'a [u8]),
     /// A name, and whether it may be compressed.
-    Name(Name, bool),
+    Name(&'a Name, bool),
 }
 
 /// Hands the pieces of the record's data to `each`, in order.
 ///
 /// # Errors
 /// [`Malformed`] where the data is not what its type prescribes.
-pub fn pieces<'a>(record: &Record<'a>, mut each: impl FnMut(Piece<'a>)) -> Result<(), Malformed> {
+pub fn pieces(record: &Record<'_>, mut each: impl FnMut(Piece<'_>)) -> Result<(), Malformed> {
     let data = record.rdata;
     match record.rtype {
         rtype::A if data.len() != 4 => return Err(Malformed),
@@ -73,7 +73,7 @@ pub fn pieces<'a>(record: &Record<'a>, mut each: impl FnMut(Piece<'a>)) -> Resul
     for _ in 0..layout.names {
         let name;
         (name, at) = read_name(record.message, at)?;
-        each(Piece::Name(name, layout.compress));
+        each(Piece::Name(&name, layout.compress));
     }
     let tail = record.message.get(at..end).ok_or(Malformed)?;
     if layout.tail.is_some_and(|len| len != tail.len()) {
@@ -84,7 +84,7 @@ pub fn pieces<'a>(record: &Record<'a>, mut each: impl FnMut(Piece<'a>)) -> Resul
 }
 
 /// NAPTR (RFC 3403): two numbers, three character strings, a name.
-fn naptr<'a>(record: &Record<'a>, mut each: impl FnMut(Piece<'a>)) -> Result<(), Malformed> {
+fn naptr(record: &Record<'_>, mut each: impl FnMut(Piece<'_>)) -> Result<(), Malformed> {
     let mut at = 4;
     for _ in 0..3 {
         at += 1 + usize::from(*record.rdata.get(at).ok_or(Malformed)?);
@@ -94,7 +94,7 @@ fn naptr<'a>(record: &Record<'a>, mut each: impl FnMut(Piece<'a>)) -> Result<(),
     if end != record.rdata_at + record.rdata.len() {
         return Err(Malformed);
     }
-    each(Piece::Name(name, false));
+    each(Piece::Name(&name, false));
     Ok(())
 }
 
