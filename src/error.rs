@@ -17,6 +17,11 @@ pub enum Kind {
     Usage,
     /// The operation failed: exit 1.
     Failed,
+    /// No error: `--help` was asked for. The message goes to stdout: exit 0.
+    Help,
+    /// Whoever read our standard output has gone: exit 141, as a shell shows a death by SIGPIPE,
+    /// and not a word.
+    ReaderGone,
 }
 
 /// Result with our [`Error`].
@@ -39,16 +44,34 @@ impl Error {
         }
     }
 
+    /// Not an error: help was asked for, and is `text`.
+    pub fn help(text: impl Into<String>) -> Self {
+        Self {
+            kind: Kind::Help,
+            message: text.into(),
+        }
+    }
+
+    /// Standard output was closed by its reader: there is nobody left to tell.
+    pub fn reader_gone() -> Self {
+        Self {
+            kind: Kind::ReaderGone,
+            message: String::from("standard output was closed"),
+        }
+    }
+
     /// How this error ends the process.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Process exit code: 2 for usage errors, else 1.
+    /// Process exit code: 2 for usage errors, 1 for failures, 0 for help, 141 for a closed stdout.
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             Kind::Usage => 2,
             Kind::Failed => 1,
+            Kind::Help => 0,
+            Kind::ReaderGone => 141,
         }
     }
 }

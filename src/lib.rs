@@ -12,6 +12,8 @@ pub mod json;
 pub mod netns;
 pub mod nflog;
 pub mod nft;
+pub mod output;
+pub mod probe;
 pub mod process;
 pub mod sanitize;
 pub mod unix;
@@ -19,3 +21,6 @@ pub mod validate;
 
 #[path = "../applets/mod.rs"]
 pub mod applets;
+
+/// This build's version: Cargo's, with the commit after it between releases (see build.rs).
+pub const VERSION: &str = env!("TEROK_SHIELD_VERSION");

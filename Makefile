@@ -1,0 +1,56 @@
+# terok-shield: `make` yields one static, stripped binary. See README.md.
+
+TARGET  ?= $(shell uname -m)-unknown-linux-musl
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CARGO   ?= cargo
+
+CARGO_TARGET_DIR ?= target
+COMPAT  := $(abspath $(CARGO_TARGET_DIR))/compat/$(TARGET)
+BINARY  := $(CARGO_TARGET_DIR)/$(TARGET)/release/terok-shield
+ARCH    := $(firstword $(subst -, ,$(TARGET)))
+HOST    := $(shell uname -m)
+# A ceiling, not a goal: the binary is copied into prepared hosts and images.
+MAX_SIZE := 1048576
+
+# Linked by Rust's own lld against its own musl start files: the same for every target, and it
+# sidesteps musl-gcc, whose specs turn -static-pie into a dynamically linked program silently.
+# The result is position-independent (ASLR), with read-only relocations, packed.
+STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=pic \
+	-C linker=rust-lld -C linker-flavor=ld.lld -C link-self-contained=yes \
+	-C link-arg=--icf=all -C link-arg=-zpack-relative-relocs -C link-arg=-zrelro \
+	-C link-arg=-znow -C link-arg=--build-id=none \
+	--remap-path-prefix=$(HOME)/.cargo/registry/src=cargo --remap-path-prefix=$(CURDIR)=.
+
+.PHONY: all deps check-static install test demo bench lint clean FORCE
+
+all: $(BINARY)
+	@sh compat/check-static $(BINARY) $(MAX_SIZE)
+
+$(BINARY): $(COMPAT)/libnftnl.a FORCE
+	LIBMNL_LIB_DIR=$(COMPAT) LIBNFTNL_LIB_DIR=$(COMPAT) RUSTFLAGS="$(STATIC_FLAGS)" \
+		$(CARGO) build --locked --release --target $(TARGET)
+
+$(COMPAT)/libnftnl.a: compat/build compat/mnl.c compat/fortify.c
+	compat/build $(TARGET) $(COMPAT)
+
+FORCE:
+
+# What a bare Debian 12 lacks to build and test. Rust itself comes from rustup (rustup.rs):
+# Debian 12's own is too old, and Debian has no musl target of it.
+deps:
+	sh compat/deps $(TARGET)
+
+# DESTDIR and PREFIX as everywhere. The applet links point at the binary in the same folder.
+install: all
+	sh compat/install $(BINARY) "$(DESTDIR)" "$(PREFIX)"
+
+test:
+	sh tests/run
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+clean:
+	$(CARGO) clean
