@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod clock;
+pub mod config;
 pub mod contract;
 pub mod dns;
 pub mod error;
@@ -13,11 +14,13 @@ pub mod netns;
 pub mod nflog;
 pub mod nft;
 pub mod output;
+pub mod paths;
 pub mod probe;
 pub mod process;
 pub mod sanitize;
 pub mod unix;
 pub mod validate;
+pub mod yaml;
 
 #[path = "../applets/mod.rs"]
 pub mod applets;
