@@ -20,6 +20,7 @@ pub mod process;
 pub mod sanitize;
 pub mod unix;
 pub mod validate;
+pub mod watch;
 pub mod yaml;
 
 #[path = "../applets/mod.rs"]

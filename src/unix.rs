@@ -56,11 +56,9 @@ pub fn listen_in(dir: &Dir, name: &str, backlog: i32) -> Result<OwnedFd> {
     dir.remove(name)?;
     let fd = socket().context(what)?;
     let address = through(dir, Path::new(name)).context(what)?;
-    // The mode counts from the first moment, so the mask is set and not the file changed later.
-    let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = net::bind(&fd, &address);
-    rustix::process::umask(mask);
-    bound.context(what)?;
+    // On Linux the file gets the mode the unbound socket has: private from the first moment.
+    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).context(what)?;
+    net::bind(&fd, &address).context(what)?;
     net::listen(&fd, backlog).context(what)?;
     Ok(fd)
 }

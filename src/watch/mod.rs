@@ -1,0 +1,4 @@
+//! Events of one container: what was logged, looked up and done, for the hub and for people.
+
+pub mod destinations;
+pub mod domain_cache;
