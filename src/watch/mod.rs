@@ -1,4 +1,7 @@
 //! Events of one container: what was logged, looked up and done, for the hub and for people.
 
 pub mod destinations;
+pub mod dns_log;
 pub mod domain_cache;
+pub mod event;
+pub mod follow;
