@@ -3,5 +3,7 @@
 pub mod destinations;
 pub mod dns_log;
 pub mod domain_cache;
+pub mod dossier;
+pub mod ears;
 pub mod event;
 pub mod follow;
