@@ -118,7 +118,7 @@ impl Config {
     /// Reads `config.yml` in the config root; the defaults where there is none.
     pub fn load(env: &Env) -> Result<Self> {
         let path = env.config_root()?.join("config.yml");
-        match read(&path)? {
+        match read_text(&path, yaml::MAX_BYTES)? {
             Some(text) => Self::parse(&path.display().to_string(), &text),
             None => Ok(Self::default()),
         }
@@ -333,7 +333,9 @@ impl At<'_> {
 /// `paths.root` of terok's own configuration: the user's file, else the system's.
 pub fn paths_root(env: &Env) -> Result<Option<PathBuf>> {
     for path in env.terok_config_files() {
-        let Some(text) = read(&path)? else { continue };
+        let Some(text) = read_text(&path, yaml::MAX_BYTES)? else {
+            continue;
+        };
         if let Some(root) = parse_paths_root(&path.display().to_string(), &text)? {
             return Ok(Some(root));
         }
@@ -369,8 +371,9 @@ fn get<'a>(node: &'a Node, key: &str) -> Option<&'a Node> {
     }
 }
 
-/// A configuration file's text; `None` where there is none.
-fn read(path: &Path) -> Result<Option<String>> {
+/// The text of a configuration file of at most `max` bytes; `None` where there is none. Links are
+/// followed: people keep such files elsewhere.
+pub fn read_text(path: &Path, max: usize) -> Result<Option<String>> {
     let name = quoted(&path.to_string_lossy());
     let file = match File::open(path) {
         Ok(file) => file,
@@ -380,7 +383,7 @@ fn read(path: &Path) -> Result<Option<String>> {
             return Err(Error::new(format!("cannot open {name}: {why}")));
         }
     };
-    let bytes = crate::files::read_bounded(file, yaml::MAX_BYTES, &name)?;
+    let bytes = crate::files::read_bounded(file, max, &name)?;
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(text)),
         Err(e) => {

@@ -17,6 +17,7 @@ pub mod output;
 pub mod paths;
 pub mod probe;
 pub mod process;
+pub mod profile;
 pub mod sanitize;
 pub mod unix;
 pub mod validate;

@@ -208,7 +208,7 @@ fn is_number(label: &str) -> bool {
 }
 
 /// Something one allows or denies whole: an address, a network or a domain.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// An address or a network, canonical.
     Net(IpNet),
