@@ -1,5 +1,6 @@
 //! The security boundary: addresses and rules. No files, no podman, no DNS.
 
 pub mod intervals;
+pub mod kernel;
 pub mod model;
 pub mod policy;

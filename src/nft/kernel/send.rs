@@ -1,0 +1,150 @@
+//! Whole rulesets to the kernel.
+
+use super::batch::{Batch, Finished};
+use super::error::NetlinkError;
+use super::{Nft, element};
+use crate::nft::model::{Family, Policy, Ruleset, Set};
+
+impl Nft {
+    /// Replaces the table, or adds it, by exactly this ruleset, in one transaction: no packet
+    /// ever meets anything between the old and the new, and a failure changes nothing.
+    ///
+    /// Where the kernel does not admit a message of that size (a rootless namespace: twice
+    /// `net.core.wmem_max`), it is staged and closed at every step: first a table that drops
+    /// everything and whose sets are empty, then the elements, then all rules and policies at
+    /// once. A failure then leaves a table that drops everything.
+    ///
+    /// # Errors
+    /// Any [`NetlinkError`] but `Foreign`, `Unsteady`.
+    pub fn replace(&mut self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
+        let mut batch = self.begin(ruleset.family, &ruleset.table, estimate(ruleset))?;
+        shell(&mut batch, ruleset, None)?;
+        for set in &ruleset.sets {
+            batch.add(set, &set.elements, usize::MAX)?;
+        }
+        for chain in &ruleset.chains {
+            batch.rules(chain, ruleset)?;
+        }
+        let finished = batch.finish();
+        let room = self.socket.room_for(finished.bytes.len());
+        if finished.bytes.len() <= room {
+            return self.commit(finished);
+        }
+        self.spare = finished.bytes;
+        self.replace_in_stages(ruleset, room)
+    }
+
+    fn replace_in_stages(&mut self, ruleset: &Ruleset, room: usize) -> Result<(), NetlinkError> {
+        let mut batch = self.begin(ruleset.family, &ruleset.table, room)?;
+        shell(&mut batch, ruleset, Some(Policy::Drop))?;
+        let finished = batch.finish();
+        self.commit_within(finished, room)?;
+        for set in &ruleset.sets {
+            self.add_in_stages(ruleset, set, room)?;
+        }
+        let mut batch = self.begin(ruleset.family, &ruleset.table, room)?;
+        for chain in &ruleset.chains {
+            batch.rules(chain, ruleset)?;
+            if chain.base.is_some() {
+                batch.chain(chain, None)?;
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let finished = batch.finish();
+        self.commit_within(finished, room)
+    }
+
+    /// Adds all elements of a set, in as many transactions as it takes.
+    pub(super) fn add_in_stages(
+        &mut self,
+        ruleset: &Ruleset,
+        set: &Set,
+        room: usize,
+    ) -> Result<(), NetlinkError> {
+        let mut rest = &set.elements[..];
+        while !rest.is_empty() {
+            let mut batch = self.begin(ruleset.family, &ruleset.table, room)?;
+            let done = batch.add(set, rest, room)?;
+            if done == 0 {
+                return Err(NetlinkError::TooLarge {
+                    needed: element::SMALLEST_MESSAGE,
+                    allowed: room,
+                });
+            }
+            rest = &rest[done..];
+            let finished = batch.finish();
+            self.commit(finished)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a transaction of about `size` bytes.
+    pub(super) fn begin<'a>(
+        &'a mut self,
+        family: Family,
+        table: &'a str,
+        size: usize,
+    ) -> Result<Batch<'a>, NetlinkError> {
+        let mut buffer = std::mem::take(&mut self.spare);
+        buffer.clear();
+        buffer.reserve(size);
+        let seq = self.socket.next_seq();
+        Batch::new(&mut self.builder, buffer, seq, family, table)
+    }
+
+    /// Sends a transaction if it is small enough.
+    pub(super) fn commit_within(
+        &mut self,
+        finished: Finished,
+        room: usize,
+    ) -> Result<(), NetlinkError> {
+        if finished.bytes.len() > room {
+            return Err(NetlinkError::TooLarge {
+                needed: finished.bytes.len(),
+                allowed: room,
+            });
+        }
+        self.commit(finished)
+    }
+
+    /// Sends a transaction.
+    pub(super) fn commit(&mut self, finished: Finished) -> Result<(), NetlinkError> {
+        self.socket.take_seq(finished.about.len());
+        self.socket.room_for(finished.bytes.len());
+        let result = self.socket.transact(&finished);
+        // A large buffer is given back at once: the read-back that follows needs the memory.
+        if finished.bytes.capacity() <= KEEP {
+            self.spare = finished.bytes;
+        }
+        result
+    }
+}
+
+/// Largest buffer that is kept between transactions.
+const KEEP: usize = 64 * 1024;
+
+/// The table anew, with chains and sets, but neither elements nor rules.
+fn shell(
+    batch: &mut Batch<'_>,
+    ruleset: &Ruleset,
+    policy: Option<Policy>,
+) -> Result<(), NetlinkError> {
+    batch.drop_table()?;
+    batch.table()?;
+    for chain in &ruleset.chains {
+        batch.chain(chain, policy)?;
+    }
+    for set in &ruleset.sets {
+        batch.set(set)?;
+    }
+    Ok(())
+}
+
+/// Bytes a transaction will take, so that a large one's buffer is not copied as it grows.
+fn estimate(ruleset: &Ruleset) -> usize {
+    let elements: usize = ruleset.sets.iter().map(|s| s.elements.len()).sum();
+    let rules: usize = ruleset.chains.iter().map(|c| c.rules.len()).sum();
+    4096 + rules * 512 + elements * 48
+}
