@@ -15,6 +15,7 @@ pub mod nflog;
 pub mod nft;
 pub mod output;
 pub mod paths;
+pub mod podman;
 pub mod probe;
 pub mod process;
 pub mod profile;

@@ -1,0 +1,7 @@
+//! What we know of podman, and what we ask it: always by argv, bounded, with a deadline.
+
+pub mod info;
+pub mod inspect;
+pub mod network;
+pub mod run;
+mod value;
