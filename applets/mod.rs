@@ -4,6 +4,7 @@
 //! reach the same function. How an error ends the process travels in the error.
 
 mod install;
+mod nflog_reader;
 mod probe;
 
 use std::ffi::{OsStr, OsString};
@@ -25,12 +26,20 @@ struct Applet {
 }
 
 /// CONTRACT section 1. A new applet is one entry.
-static APPLETS: &[Applet] = &[Applet {
-    name: "probe",
-    aliases: &["shield-probe", "shield_probe"],
-    about: "inside a container: what exactly happens to a packet",
-    exec: probe::exec,
-}];
+static APPLETS: &[Applet] = &[
+    Applet {
+        name: "nflog-reader",
+        aliases: &[],
+        about: "stream the blocked connections of one container",
+        exec: nflog_reader::exec,
+    },
+    Applet {
+        name: "probe",
+        aliases: &["shield-probe", "shield_probe"],
+        about: "inside a container: what exactly happens to a packet",
+        exec: probe::exec,
+    },
+];
 
 /// The applet that owns the command line where neither argv[0] nor the first argument names one.
 const DEFAULT: &str = "shield";

@@ -228,18 +228,14 @@ impl Destinations {
             .filter(|e| e.number == ticket.number && e.waiting)
     }
 
-    /// The hub is a new one: what the old one was told within the window waits again, with the
+    /// The hub is a new one: what the old one was told at `since` or later waits again, with the
     /// same numbers.
-    pub fn tell_again(&mut self, now: u64) {
+    pub fn tell_again(&mut self, since: u64) {
         let mut slot = self.seen.first;
         while slot != NONE {
             let entry = &mut self.entries[slot as usize];
             let next = entry.seen.after;
-            if !entry.waiting
-                && entry
-                    .delivered
-                    .is_some_and(|at| now.saturating_sub(at) < WINDOW)
-            {
+            if !entry.waiting && entry.delivered.is_some_and(|at| at >= since) {
                 entry.waiting = true;
                 entry.delivered = None;
                 self.append(Which::Queue, slot);
@@ -371,10 +367,10 @@ mod tests {
         assert!(!t.packet(packet(1), None, 40_000, 0).hub, "under way");
         t.returned(ticket);
         assert_eq!(deliver_all(&mut t, 50_000), [(1, 1)]);
-        t.tell_again(60_000);
+        t.tell_again(50_000);
         assert_eq!(deliver_all(&mut t, 60_000), [(1, 1)], "the same number");
-        t.tell_again(95_000);
-        assert_eq!(deliver_all(&mut t, 95_000), [], "outside the window");
+        t.tell_again(60_001);
+        assert_eq!(deliver_all(&mut t, 95_000), [], "told before");
     }
 
     #[test]

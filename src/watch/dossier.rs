@@ -92,11 +92,12 @@ impl Dossier {
             ..Self::default()
         };
         dossier.render(Fields::new());
+        dossier.refresh();
         dossier
     }
 
-    /// The dossier as a JSON object, as of now.
-    pub fn json(&mut self) -> &str {
+    /// Takes in what the orchestrator wrote since the last call.
+    pub fn refresh(&mut self) {
         let stamp = self.path.as_ref().and_then(|p| rustix::fs::lstat(p).ok());
         let stamp = stamp.map(|s| Stamp {
             inode: (s.st_dev, s.st_ino),
@@ -108,12 +109,16 @@ impl Dossier {
             let meta = self.read_meta().unwrap_or_default();
             self.render(meta);
         }
+    }
+
+    /// The dossier as a JSON object, as of the last refresh.
+    pub fn json(&self) -> &str {
         &self.json
     }
 
     /// Whether there are no fields at all.
-    pub fn is_empty(&mut self) -> bool {
-        self.json() == "{}"
+    pub fn is_empty(&self) -> bool {
+        self.json == "{}"
     }
 
     /// Reads the orchestrator's file; whatever is wrong with it, the event goes out without.
@@ -174,6 +179,11 @@ mod tests {
         (path.clone(), Dir::create(&path).unwrap())
     }
 
+    fn now(dossier: &mut Dossier) -> &str {
+        dossier.refresh();
+        dossier.json()
+    }
+
     fn fields(json: &str) -> Fields {
         fields_of(&miniserde::json::from_str(json).unwrap())
     }
@@ -188,18 +198,18 @@ mod tests {
             r#"{"dossier.task":"t1","dossier.meta_path":"/x","dossier.n":5,"terok.shield.name":"box"}"#,
         );
         let mut dossier = Dossier::new(&dir, fixed);
-        assert_eq!(dossier.json(), r#"{"task":"t1"}"#, "no file yet");
+        assert_eq!(now(&mut dossier), r#"{"task":"t1"}"#, "no file yet");
         std::fs::write(
             &meta,
             r#"{"task":"t2","a\u001b":"b\"\n","meta_path":"/y","n":1}"#,
         )
         .unwrap();
-        assert_eq!(dossier.json(), r#"{"a ":"b\" ","task":"t2"}"#);
+        assert_eq!(now(&mut dossier), r#"{"a ":"b\" ","task":"t2"}"#);
         std::fs::write(&meta, "not json").unwrap();
-        assert_eq!(dossier.json(), r#"{"task":"t1"}"#);
+        assert_eq!(now(&mut dossier), r#"{"task":"t1"}"#);
         std::fs::remove_file(&meta).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &meta).unwrap();
-        assert_eq!(dossier.json(), r#"{"task":"t1"}"#);
+        assert_eq!(now(&mut dossier), r#"{"task":"t1"}"#);
         std::fs::remove_dir_all(&path).unwrap();
     }
 
@@ -214,7 +224,7 @@ mod tests {
         assert!(annotations_json(&fixed).len() <= MAX_JSON + 8192);
         let (path, dir) = temp("huge");
         let mut dossier = Dossier::new(&dir, fixed);
-        let json = dossier.json().to_string();
+        let json = now(&mut dossier).to_string();
         assert!(json.len() <= MAX_JSON + 2, "{}", json.len());
         assert!(miniserde::json::from_str::<Value>(&json).is_ok());
         std::fs::remove_dir_all(&path).unwrap();

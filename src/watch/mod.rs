@@ -1,5 +1,6 @@
 //! Events of one container: what was logged, looked up and done, for the hub and for people.
 
+pub mod desk;
 pub mod destinations;
 pub mod dns_log;
 pub mod domain_cache;
@@ -7,3 +8,6 @@ pub mod dossier;
 pub mod ears;
 pub mod event;
 pub mod follow;
+pub mod names;
+pub mod reader;
+pub mod sink;
