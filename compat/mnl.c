@@ -8,8 +8,13 @@
  * one translation unit on purpose: whatever is needed from it first pulls all of it in, so
  * `-lmnl -lnftnl` links in that order although libnftnl calls libmnl.
  *
- * One deliberate difference: mnl_nlmsg_ok() compares the claimed message length unsigned. The
- * usual cast to int lets a length of 2 GiB or more pass as negative, "within" any buffer.
+ * Three deliberate differences, each with a test of its own:
+ *  - mnl_nlmsg_ok() compares the claimed message length unsigned. The usual cast to int lets a
+ *    length of 2 GiB or more pass as negative, "within" any buffer;
+ *  - padding behind an attribute is zeroed: nothing of the caller's memory goes out with it, and
+ *    the same calls give the same bytes;
+ *  - mnl_nlmsg_batch_reset() carries a message over intact even where its old and new place
+ *    overlap, that is, where it is longer than all that was sent before it.
  *
  * Left out: mnl_nlmsg_fprintf(), a hex dumper for debugging; nothing here calls it and it would
  * pull stdio's float formatting into the binary.
@@ -397,19 +402,28 @@ static int attr_validate(const struct nlattr *attr, enum mnl_attr_data_type type
 		return attr_refuse(ERANGE);
 	switch (type) {
 	case MNL_TYPE_FLAG:
-		return have > 0 ? attr_refuse(ERANGE) : 0;
+		if (have > 0)
+			return attr_refuse(ERANGE);
+		break;
 	case MNL_TYPE_NUL_STRING:
 		if (have == 0)
 			return attr_refuse(ERANGE);
-		return data[have - 1] != '\0' ? attr_refuse(EINVAL) : 0;
+		if (data[have - 1] != '\0')
+			return attr_refuse(EINVAL);
+		break;
 	case MNL_TYPE_STRING:
-		return have == 0 ? attr_refuse(ERANGE) : 0;
+		if (have == 0)
+			return attr_refuse(ERANGE);
+		break;
 	case MNL_TYPE_NESTED:
 		/* Empty nests exist; anything else holds at least one attribute header. */
-		return have != 0 && have < MNL_ATTR_HDRLEN ? attr_refuse(ERANGE) : 0;
+		if (have != 0 && have < MNL_ATTR_HDRLEN)
+			return attr_refuse(ERANGE);
+		break;
 	default:
-		return have > len && len != 0 ? attr_refuse(ERANGE) : 0;
+		break;
 	}
+	return len != 0 && have > len ? attr_refuse(ERANGE) : 0;
 }
 
 int mnl_attr_validate(const struct nlattr *attr, enum mnl_attr_data_type type)
@@ -482,7 +496,6 @@ void mnl_attr_put(struct nlmsghdr *nlh, uint16_t type, size_t len, const void *d
 	attr->nla_len = MNL_ATTR_HDRLEN + len;
 	if (len > 0)
 		memcpy(payload, data, len);
-	/* Zeroed padding: nothing of the caller's memory goes out with it. */
 	memset(payload + len, 0, MNL_ALIGN(len) - len);
 	nlh->nlmsg_len += MNL_ATTR_HDRLEN + MNL_ALIGN(len);
 }
@@ -598,15 +611,19 @@ static int on_error(const struct nlmsghdr *nlh)
 	return err->error == 0 ? MNL_CB_STOP : MNL_CB_ERROR;
 }
 
-static int on_control(const struct nlmsghdr *nlh)
+/* `ret` is what the run has come to so far: types without a meaning leave it as it is. */
+static int on_control(const struct nlmsghdr *nlh, int ret)
 {
 	switch (nlh->nlmsg_type) {
 	case NLMSG_ERROR:
 		return on_error(nlh);
 	case NLMSG_DONE:
 		return MNL_CB_STOP;
-	default:
+	case NLMSG_NOOP:
+	case NLMSG_OVERRUN:
 		return MNL_CB_OK;
+	default:
+		return ret;
 	}
 }
 
@@ -635,11 +652,12 @@ int mnl_cb_run2(const void *buf, size_t numbytes, unsigned int seq, unsigned int
 		if (nlh->nlmsg_type >= NLMSG_MIN_TYPE) {
 			if (cb_data != NULL)
 				ret = cb_data(nlh, data);
-		} else if (nlh->nlmsg_type < cb_ctl_array_len && cb_ctl_array != NULL &&
-			   cb_ctl_array[nlh->nlmsg_type] != NULL) {
-			ret = cb_ctl_array[nlh->nlmsg_type](nlh, data);
+		} else if (nlh->nlmsg_type < cb_ctl_array_len) {
+			/* The array takes over all types it reaches: an empty slot ignores one. */
+			if (cb_ctl_array != NULL && cb_ctl_array[nlh->nlmsg_type] != NULL)
+				ret = cb_ctl_array[nlh->nlmsg_type](nlh, data);
 		} else {
-			ret = on_control(nlh);
+			ret = on_control(nlh, ret);
 		}
 		if (ret <= MNL_CB_STOP)
 			return ret;
