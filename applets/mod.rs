@@ -147,6 +147,26 @@ fn link_names() -> impl Iterator<Item = &'static str> {
         .flat_map(|a| std::iter::once(a.name).chain(a.aliases.iter().copied()))
 }
 
+/// Parses an applet's arguments into its argh struct. `--help` comes back as an error of
+/// [`Kind::Help`], which is printed to stdout and exits 0; anything wrong is a usage error.
+pub fn parse<T: argh::FromArgs>(name: &str, args: &[OsString]) -> Result<T> {
+    let mut texts = Vec::with_capacity(args.len());
+    for arg in args {
+        texts.push(
+            arg.to_str()
+                .ok_or_else(|| Error::usage(format!("argument {} is not UTF-8", quoted(arg))))?,
+        );
+    }
+    T::from_args(&[name], &texts).map_err(|exit| match exit.status {
+        Ok(()) => Error::help(exit.output),
+        Err(()) => {
+            // argh says it in several lines; ours is one.
+            let lines: Vec<&str> = exit.output.lines().map(str::trim).collect();
+            Error::usage(sanitize::text(lines.join(" ").trim()))
+        }
+    })
+}
+
 fn known() -> String {
     let names: Vec<&str> = APPLETS.iter().map(|a| a.name).collect();
     format!("the applets are: {}", names.join(" "))

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::quoted;
 use crate::error::{Error, Result};
-use crate::{output, probe, sanitize};
+use crate::json::Object;
+use crate::{output, probe};
 
 const DEFAULT_PORT: u16 = 443;
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -27,8 +28,10 @@ pub(super) fn exec(args: &[OsString]) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            let message = sanitize::text(&error.to_string());
-            output::line(&format!("{{\"error\": {}}}", json_string(&message)))?;
+            let mut out = String::new();
+            let mut object = Object::open(&mut out);
+            object.text("error", &error.to_string()).close();
+            output::line(&out)?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -62,23 +65,19 @@ fn render(host: &str, port: u16, outcome: &probe::Outcome) -> String {
         probe::Outcome::Timeout => "timeout",
         probe::Outcome::IcmpError(_) => "icmp-error",
     };
-    let host = json_string(&sanitize::text(host));
-    let mut out = format!("{{\"host\": {host}, \"port\": {port}, \"result\": \"{result}\"");
+    let mut out = String::new();
+    let mut object = Object::open(&mut out);
+    object.text("host", host).number("port", port.into());
+    object.text("result", result);
     if let probe::Outcome::IcmpError(e) = outcome {
-        out.push_str(&format!(
-            ", \"icmp_type\": {}, \"icmp_code\": {}, \"icmp_code_name\": \"{}\", \"errno\": {}",
-            e.icmp_type,
-            e.code,
-            e.code_name(),
-            e.errno
-        ));
+        object
+            .number("icmp_type", e.icmp_type.into())
+            .number("icmp_code", e.code.into())
+            .text("icmp_code_name", &e.code_name())
+            .number("errno", e.errno.into());
     }
-    out.push('}');
+    object.close();
     out
-}
-
-fn json_string(text: &str) -> String {
-    miniserde::json::to_string(text)
 }
 
 #[cfg(test)]
@@ -96,7 +95,7 @@ mod tests {
         });
         assert_eq!(
             render("2001:db8::1", 443, &outcome),
-            r#"{"host": "2001:db8::1", "port": 443, "result": "icmp-error", "icmp_type": 1, "icmp_code": 1, "icmp_code_name": "admin-prohibited", "errno": 13}"#
+            r#"{"host":"2001:db8::1","port":443,"result":"icmp-error","icmp_type":1,"icmp_code":1,"icmp_code_name":"admin-prohibited","errno":13}"#
         );
     }
 
@@ -104,7 +103,7 @@ mod tests {
     fn other_outcomes_have_none_and_a_hostile_name_stays_one_string() {
         assert_eq!(
             render("a\"b\n", 1, &Outcome::Timeout),
-            r#"{"host": "a\"b ", "port": 1, "result": "timeout"}"#
+            r#"{"host":"a\"b ","port":1,"result":"timeout"}"#
         );
     }
 
