@@ -88,6 +88,16 @@ pub mod file {
     pub const AUDIT_LOG: &str = "audit.jsonl";
     /// What the DNS gate answered and refused, for the reader and `watch` (ours).
     pub const DNS_FEED: &str = "dns.feed";
+    /// Two lines, both optional: `unlisted refuse|resolve`, `ech strip|keep` (ours).
+    pub const GATE_CONF: &str = "gate.conf";
+    /// What the DNS gate holds open and for which names (ours).
+    pub const GATE_LEARNED: &str = "gate.learned";
+    /// Identity of the DNS gate's supervisor: `<pid> <start time>` (ours).
+    pub const GATE_PID: &str = "gate.pid";
+    /// What the DNS gate has to complain of (ours).
+    pub const GATE_LOG: &str = "gate.log";
+    /// Socket on which the DNS gate takes `reload` and `status` (ours).
+    pub const GATE_SOCKET: &str = "gate.sock";
     /// Socket on which the reader serves its events to `watch` and others (ours).
     pub const EVENTS_SOCKET: &str = "events.sock";
 }

@@ -9,6 +9,7 @@
 //! then says which name led there; taking them out would hide the attempt and break the addresses
 //! an operator allowed by hand.
 
+use super::door::{CAP, GRACE, SLACK};
 use crate::dns::name::{Name, suffixes};
 use crate::dns::wire::build::Builder;
 use crate::dns::wire::rdata::{address, negative_ttl, target};
@@ -22,7 +23,7 @@ const MAX_RECORDS: u16 = 1024;
 /// Most addresses of one answer; those beyond are left out of it, since they would stay closed.
 pub const MAX_ADDRESSES: usize = 256;
 /// Longest time to live handed out, seconds: no answer may outlive its element in the kernel.
-pub const MAX_TTL: u32 = 86_400;
+pub const MAX_TTL: u32 = CAP - GRACE - SLACK;
 /// Longest memory of absence, seconds (RFC 2308 section 5 advises one to three hours; short, for
 /// what an operator waits for to appear).
 const MAX_NEGATIVE_TTL: u32 = 900;

@@ -3,5 +3,14 @@
 
 pub mod answer;
 pub mod cache;
+pub mod clients;
+pub mod control;
+pub mod door;
 pub mod feed;
+pub mod journal;
 pub mod lists;
+pub mod reply;
+pub mod report;
+pub mod server;
+pub mod settings;
+pub mod upstream;
