@@ -70,6 +70,22 @@ impl Dir {
         Ok(Self { fd })
     }
 
+    /// Takes over a descriptor, which must be of a directory.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Err(Error::new("the descriptor handed over is no directory"));
+        }
+        Ok(Self { fd })
+    }
+
+    /// Another descriptor for the same directory.
+    pub fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+        })
+    }
+
     /// Owner, mode and the rest of the directory's inode.
     pub fn stat(&self) -> Result<rustix::fs::Stat> {
         Ok(rustix::fs::fstat(&self.fd)?)

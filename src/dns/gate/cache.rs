@@ -1,6 +1,6 @@
 //! Answers kept for as long as they live, bounded by number and by size.
 
-use super::answer::{Answer, Key};
+use crate::dns::answer::{Answer, Key};
 use crate::dns::name::MAX_NAME;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! The gate's control socket in the bundle: one command, one reply, both one packet
-//! (`SOCK_SEQPACKET`). The bundle is its owner's alone, so whoever connects may command.
+//! The gate's control socket in the bundle: a connection, one command in one write, one reply.
+//! The bundle is its owner's alone, so whoever connects may command.
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -8,6 +8,8 @@ use std::os::fd::OwnedFd;
 
 /// Connections at a time; those beyond wait in the listener.
 const MAX_CONNECTIONS: usize = 4;
+/// Longest command, octets.
+pub const MAX_COMMAND: usize = 8192;
 
 /// A command and who gave it.
 pub struct Command {
@@ -73,7 +75,7 @@ impl Control {
 }
 
 fn receive(fd: &OwnedFd) -> Option<String> {
-    let mut buffer = [0; 64];
+    let mut buffer = [0; MAX_COMMAND];
     loop {
         match rustix::net::recv(fd, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((_, n)) if n > 0 => {

@@ -7,9 +7,9 @@
 //! nobody else changed the ruleset, which its generation number tells: after a change of posture
 //! the sets may be empty, and everything is armed anew.
 
-use super::answer::Answer;
 use super::journal::Journal;
 use super::lists::{Lists, Verdict};
+use crate::dns::answer::Answer;
 use crate::dns::name::Name;
 use crate::error::{Error, Result};
 use crate::ipnet::IpNet;
@@ -27,6 +27,8 @@ pub const FLOOR: u32 = 60;
 pub const CAP: u32 = 86_400;
 /// Added when arming, seconds, so that answers in quick succession need not arm each time.
 pub const SLACK: u32 = 10;
+/// What is told to clients never outlives what is open.
+const _: () = assert!(crate::dns::answer::MAX_TTL + GRACE + SLACK <= CAP);
 /// Most addresses open at a time. With the kernel's own bound on the sets, what a hostile zone
 /// can cost.
 const MAX_LEASES: usize = 14_000;
@@ -38,8 +40,9 @@ const MAX_ROUNDS: usize = 5;
 /// Opens and closes addresses in the kernel.
 pub trait Opener {
     /// Adds each address to the learned set of its family with a timeout in seconds, or gives one
-    /// that is there the new timeout. Returns after the kernel has acknowledged the whole batch.
-    fn open(&mut self, elements: &[(IpAddr, u32)]) -> Result<()>;
+    /// that is there the new timeout. Returns after the kernel has acknowledged all of them, with
+    /// the number of changes to the ruleset that it took.
+    fn open(&mut self, elements: &[(IpAddr, u32)]) -> Result<u32>;
     /// Removes the addresses, those that are there, and ends the flows to them.
     fn close(&mut self, addresses: &[IpAddr]) -> Result<()>;
     /// A number that grows by one with every change of the ruleset by anybody; `None` if that
@@ -181,16 +184,16 @@ impl Door {
                 return self.remember(earnings, &[], now);
             }
             self.remember(earnings, &due, now)?;
-            self.opener.open(&due)?;
+            let changes = self.opener.open(&due)?;
             for (address, seconds) in &due {
                 if let Some(lease) = self.leases.get_mut(address) {
                     lease.armed = now + u64::from(*seconds) * 1000;
                     lease.until = lease.until.max(lease.armed);
                 }
             }
-            // One step further is our own change. More: somebody replaced the table between our
+            // That many steps further are our own. More: somebody replaced the table between our
             // looking and now, perhaps after our elements went in.
-            let expected = self.generation.map(|g| g.wrapping_add(1));
+            let expected = self.generation.map(|g| g.wrapping_add(changes));
             self.generation = self.opener.generation();
             if self.generation.is_none() || self.generation == expected {
                 return Ok(());

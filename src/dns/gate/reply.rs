@@ -1,6 +1,6 @@
 //! Replies: who asked and how, and the message that goes back.
 
-use super::answer::Answer;
+use crate::dns::answer::Answer;
 use crate::dns::name::Name;
 use crate::dns::wire::build::{Builder, ReplyEdns, seal};
 use crate::dns::wire::query::Query;

@@ -1,10 +1,10 @@
 //! What the gate tells others: the feed for the event reader, and complaints for the operator.
 //! All of it is bounded, for the workload decides how often there is something to tell.
 
-use super::answer::Answer;
 use super::feed::{self, Feed};
 use crate::clock;
 use crate::contract::file;
+use crate::dns::answer::Answer;
 use crate::dns::name::Name;
 use crate::files::Dir;
 use rustix::fs::OFlags;

@@ -1,7 +1,6 @@
 //! The gate's loop: queries in, questions upstream, addresses opened, replies out. In this order,
 //! always: no reply leaves before the kernel has acknowledged its addresses.
 
-use super::answer::{Answer, Key};
 use super::cache::Cache;
 use super::clients::{Clients, MAX_QUERY};
 use super::control::Control;
@@ -11,12 +10,13 @@ use super::reply::{self, Asker, Waiter};
 use super::report::Report;
 use super::settings::{Settings, Unlisted};
 use super::upstream::{Done, Upstream};
+use crate::dns::answer::{Answer, Key};
 use crate::dns::name::Name;
 use crate::dns::wire::build::header_only;
 use crate::dns::wire::edns::ede;
 use crate::dns::wire::query::{Query, Unanswerable};
 use crate::dns::wire::{CLASS_IN, HEADER, rcode, rtype, u16_at};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Dir;
 use crate::nft::policy::Posture;
 use rustix::event::{PollFd, PollFlags};
@@ -33,6 +33,8 @@ const DATAGRAMS_PER_TURN: usize = 64;
 /// Queries one UDP client may have waiting: half of what may be on its way, so that one busy port
 /// leaves room for the others.
 const MAX_PER_CLIENT: u16 = 128;
+/// Time to live of an address that somebody else resolved, seconds.
+const LEARNED_TTL: u32 = 300;
 
 /// The sockets the gate serves. They are made before privileges are dropped, and outlive a gate
 /// that dies: what is queued in them waits for the next one.
@@ -488,11 +490,45 @@ impl Gate {
     }
 
     fn obey(&mut self, command: &str, now: u64) -> String {
-        match command.trim() {
-            "reload" => self.reload(now),
-            "status" => self.status(),
-            _ => "error unknown command: use reload or status".into(),
+        match command.trim().split_once(' ') {
+            None if command.trim() == "reload" => self.reload(now),
+            None if command.trim() == "status" => self.status(),
+            Some(("learn", rest)) => match self.learn(rest, now) {
+                Ok(count) => format!("ok {count} addresses learned"),
+                Err(error) => format!("error {error}"),
+            },
+            _ => "error unknown command: use reload, status or learn NAME ADDRESS...".into(),
         }
+    }
+
+    /// Opens addresses that somebody else resolved for an allowed name: programs may hold them
+    /// from before the name was allowed, and will not ask again.
+    fn learn(&mut self, words: &str, now: u64) -> Result<usize> {
+        let mut words = words.split(' ').filter(|w| !w.is_empty());
+        let name = words.next().unwrap_or_default();
+        let name =
+            Name::parse(name).map_err(|e| Error::new(format!("cannot learn {name:?}: {e}")))?;
+        if self.settings.lists.verdict(&name) != Verdict::Allowed {
+            return Err(Error::new(format!(
+                "cannot learn {name}: it is not allowed"
+            )));
+        }
+        let addresses: Option<Box<[_]>> = words
+            .map(|w| Some((w.parse().ok()?, LEARNED_TTL)))
+            .take(crate::dns::answer::MAX_ADDRESSES)
+            .collect();
+        let addresses =
+            addresses.ok_or_else(|| Error::new("cannot learn: an address is malformed"))?;
+        let answer = Answer::of_addresses(addresses);
+        let earning = Earning {
+            name: &name,
+            answer: &answer,
+            age: 0,
+        };
+        self.door.admit(&[earning], now)?;
+        self.report.answered(&name, &answer);
+        self.report.flush();
+        Ok(answer.addresses.len())
     }
 
     fn status(&self) -> String {

@@ -1,7 +1,7 @@
 //! Questions on their way upstream: at most [`MAX_FLIGHTS`] at a time, each asked once however many
 //! clients wait for it, retried, rotated among the servers, and given up in time.
 
-use super::answer::{self, Answer, Fault, Key};
+use crate::dns::answer::{self, Answer, Fault, Key};
 use crate::dns::exchange::{self, Exchange, Outcome, Request};
 use crate::dns::wire::build::Ask;
 use crate::dns::wire::edns::ede;

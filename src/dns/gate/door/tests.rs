@@ -15,7 +15,7 @@ struct Kernel {
 struct Fake(Rc<RefCell<Kernel>>);
 
 impl Opener for Fake {
-    fn open(&mut self, elements: &[(IpAddr, u32)]) -> Result<()> {
+    fn open(&mut self, elements: &[(IpAddr, u32)]) -> Result<u32> {
         let mut kernel = self.0.borrow_mut();
         if kernel.refuse {
             return Err(Error::new("refused"));
@@ -25,7 +25,7 @@ impl Opener for Fake {
         if std::mem::take(&mut kernel.meddle) {
             kernel.generation += 1;
         }
-        Ok(())
+        Ok(1)
     }
 
     fn close(&mut self, addresses: &[IpAddr]) -> Result<()> {

@@ -1,4 +1,5 @@
-//! An upstream answer, checked and written anew: what the gate caches, opens and sends.
+//! An upstream answer, checked and written anew: what the resolver believes, and what the gate
+//! caches, opens and sends.
 //!
 //! Nothing of upstream's message is passed on as it stands. Kept are the CNAME chain that begins
 //! at the queried name, the records of the asked type at its end, and the SOA of a negative answer
@@ -9,7 +10,6 @@
 //! then says which name led there; taking them out would hide the attempt and break the addresses
 //! an operator allowed by hand.
 
-use super::door::{CAP, GRACE, SLACK};
 use crate::dns::name::{Name, suffixes};
 use crate::dns::wire::build::Builder;
 use crate::dns::wire::rdata::{address, negative_ttl, target};
@@ -23,7 +23,7 @@ const MAX_RECORDS: u16 = 1024;
 /// Most addresses of one answer; those beyond are left out of it, since they would stay closed.
 pub const MAX_ADDRESSES: usize = 256;
 /// Longest time to live handed out, seconds: no answer may outlive its element in the kernel.
-pub const MAX_TTL: u32 = CAP - GRACE - SLACK;
+pub const MAX_TTL: u32 = 86_360;
 /// Longest memory of absence, seconds (RFC 2308 section 5 advises one to three hours; short, for
 /// what an operator waits for to appear).
 const MAX_NEGATIVE_TTL: u32 = 900;
@@ -56,6 +56,20 @@ pub struct Answer {
     pub via: Box<[Name]>,
     /// How long it may be kept, seconds.
     pub lifetime: u32,
+}
+
+impl Answer {
+    /// An answer that nobody is sent: addresses resolved elsewhere, and their times to live.
+    pub fn of_addresses(addresses: Box<[(IpAddr, u32)]>) -> Self {
+        Self {
+            message: Box::default(),
+            ttls: Box::default(),
+            rcode: rcode::NOERROR,
+            addresses,
+            via: Box::default(),
+            lifetime: 0,
+        }
+    }
 }
 
 /// Upstream's answer is no use.
