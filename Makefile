@@ -5,7 +5,9 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 CARGO   ?= cargo
 
+CARGO_HOME ?= $(HOME)/.cargo
 CARGO_TARGET_DIR ?= target
+export PATH := $(PATH):$(CARGO_HOME)/bin
 COMPAT  := $(abspath $(CARGO_TARGET_DIR))/compat/$(TARGET)
 BINARY  := $(CARGO_TARGET_DIR)/$(TARGET)/release/terok-shield
 ARCH    := $(firstword $(subst -, ,$(TARGET)))
@@ -20,9 +22,11 @@ STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=pic \
 	-C linker=rust-lld -C linker-flavor=ld.lld -C link-self-contained=yes \
 	-C link-arg=--icf=all -C link-arg=-zpack-relative-relocs -C link-arg=-zrelro \
 	-C link-arg=-znow -C link-arg=--build-id=none \
-	--remap-path-prefix=$(HOME)/.cargo/registry/src=cargo --remap-path-prefix=$(CURDIR)=.
+	--remap-path-prefix=$(CARGO_HOME)/registry/src=cargo --remap-path-prefix=$(CURDIR)=.
 
-.PHONY: all deps check-static install test demo bench lint clean FORCE
+.PHONY: all deps install test demo bench lab lint clean FORCE
+# deps, lab and the build come one after the other, whatever -j says.
+.NOTPARALLEL:
 
 all: $(BINARY)
 	@sh compat/check-static $(BINARY) $(MAX_SIZE)
@@ -36,17 +40,29 @@ $(COMPAT)/libnftnl.a: compat/build compat/mnl.c compat/fortify.c
 
 FORCE:
 
-# What a bare Debian 12 lacks to build and test. Rust itself comes from rustup (rustup.rs):
-# Debian 12's own is too old, and Debian has no musl target of it.
+# What a bare Debian 12 lacks to build; quick where nothing is missing. As root.
 deps:
 	sh compat/deps $(TARGET)
 
-# DESTDIR and PREFIX as everywhere. The applet links point at the binary in the same folder.
+# DESTDIR and PREFIX as everywhere. The applet links lead to the binary in the same folder.
 install: all
 	sh compat/install $(BINARY) "$(DESTDIR)" "$(PREFIX)"
 
-test:
-	sh tests/run
+# Every test, kernel and containers included, against the binary just built. As root.
+test: deps lab all
+	bash tests/run $(BINARY)
+
+# A real rootless container under the shield, shown and checked step by step. As root.
+demo: deps lab all
+	sh demo/run $(BINARY)
+
+# This binary beside its peers, interleaved; the figures go to stdout. As root.
+bench: deps lab all
+	sh benches/run $(BINARY)
+
+# What running containers takes, in namespaces of their own.
+lab: deps
+	tests/lab/setup
 
 lint:
 	$(CARGO) fmt --check
