@@ -1,0 +1,694 @@
+//! The text of one containers.conf: read two keys of `[engine]`, and edit `hooks_dir`.
+//!
+//! The parser gives byte spans, and an edit is cut into the operator's own text there: comments,
+//! order, line ends and everything else stay as they are, byte for byte, and removing what was
+//! added gives back the text that was. One exception: a `hooks_dir` that is a string, which podman
+//! refuses to start with, becomes a list and stays one.
+
+use crate::error::{Error, Result};
+use crate::sanitize;
+use std::ops::Range;
+use toml_edit::{Array, Document, Item, Table, Value};
+
+/// Marks what was added whole, so that it can be removed whole.
+const MARK: &str = " # added by terok-shield setup";
+/// The first line of a file that did not exist before.
+pub const CREATED: &str = "# created by terok-shield setup\n";
+
+/// `hooks_dir` of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HooksDir {
+    /// The directories, in order; an item that is no string is left out.
+    pub dirs: Vec<String>,
+    /// The value of an item `{append=true}` (podman 5): whether the list adds to earlier files'.
+    pub append: Option<bool>,
+}
+
+/// A parsed file.
+#[derive(Debug)]
+pub struct Text<'a> {
+    name: &'a str,
+    source: &'a str,
+    document: Document<&'a str>,
+}
+
+/// Where `hooks_dir` is, or would go.
+enum Place<'d> {
+    /// No `engine` anywhere, or only headers below it (`[engine.runtimes]`): append a table.
+    NoTable,
+    /// `[engine]`; its header ends at this byte.
+    Header(&'d Table, usize),
+    /// `engine.key = …` at the top; the first such line has this byte in it.
+    Dotted(&'d Table, usize),
+    /// `engine = { … }` at these bytes.
+    Inline(&'d toml_edit::InlineTable, Range<usize>),
+}
+
+impl<'a> Text<'a> {
+    /// Parses a file; errors give `name`, the line and the parser's words.
+    pub fn parse(name: &'a str, source: &'a str) -> Result<Self> {
+        let document = Document::parse(source).map_err(|e| {
+            let at = e.span().map_or(0, |s| s.start).min(source.len());
+            let line = 1 + source.as_bytes()[..at]
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count();
+            Error::new(format!(
+                "{name} line {line}: not valid TOML: {}; correct it, podman cannot read it either",
+                sanitize::text(e.message())
+            ))
+        })?;
+        let text = Self {
+            name,
+            source,
+            document,
+        };
+        text.place()?;
+        text.check_value()?;
+        Ok(text)
+    }
+
+    /// The `hooks_dir` this file sets.
+    pub fn hooks_dir(&self) -> Option<HooksDir> {
+        Some(match self.value()? {
+            Value::String(one) => HooksDir {
+                dirs: vec![one.value().clone()],
+                append: None,
+            },
+            value => {
+                let items = value.as_array().into_iter().flat_map(Array::iter);
+                let mut found = HooksDir::default();
+                for item in items {
+                    let append = item.as_inline_table().and_then(|t| t.get("append"));
+                    found.append = append.and_then(Value::as_bool).or(found.append);
+                    found.dirs.extend(item.as_str().map(str::to_owned));
+                }
+                found
+            }
+        })
+    }
+
+    /// The `network_cmd_options` this file sets.
+    pub fn network_cmd_options(&self) -> Option<Vec<String>> {
+        let options = self.engine_key("network_cmd_options")?.as_array()?;
+        let texts = options.iter().filter_map(Value::as_str);
+        Some(texts.map(str::to_owned).collect())
+    }
+
+    /// The text with `dir` in `hooks_dir`; `base` are the directories that were in effect so far,
+    /// which a file that had no list must repeat to keep them.
+    pub fn with(&self, dir: &str, base: &[String]) -> Result<String> {
+        let edits = match self.value() {
+            Some(Value::Array(array)) if holds(array, dir) => Vec::new(),
+            Some(Value::Array(array)) => self.insert_item(array, dir)?,
+            Some(value) => {
+                let span = self.span(value.span())?;
+                let already = value.as_str() == Some(dir);
+                let tail = if already {
+                    String::new()
+                } else {
+                    format!(", {}", literal(dir)?)
+                };
+                vec![
+                    (span.start..span.start, "[".into()),
+                    (span.end..span.end, tail + "]"),
+                ]
+            }
+            None => self.insert_key(dir, base)?,
+        };
+        let text = apply(self.source, edits);
+        self.confirm(&text, dir, true)?;
+        Ok(text)
+    }
+
+    /// The text without `dir` in `hooks_dir`. `base` as for [`Text::with`]: a line that we added
+    /// and that says no more than `base` goes whole.
+    pub fn without(&self, dir: &str, base: &[String]) -> Result<String> {
+        let Some(value) = self.value() else {
+            return Ok(self.source.into());
+        };
+        let mut edits = Vec::new();
+        if value.as_str() == Some(dir) {
+            edits.push((self.span(value.span())?, "[]".into()));
+        }
+        let mut text = self.source.to_owned();
+        if let Some(array) = value.as_array().filter(|array| holds(array, dir)) {
+            let rest = array.iter().filter(|item| item.as_str() != Some(dir));
+            let ours = rest
+                .map(|v| v.as_str())
+                .eq(base.iter().map(|b| Some(b.as_str())));
+            match self.whole_addition(value)? {
+                Some(cuts) if ours => edits.extend(cuts),
+                _ => edits.extend(self.remove_item(array, dir)?),
+            }
+        }
+        if !edits.is_empty() {
+            text = apply(&text, edits);
+            // A directory listed twice is removed one at a time.
+            let again = Text::parse(self.name, &text)?;
+            if again
+                .hooks_dir()
+                .is_some_and(|h| h.dirs.iter().any(|d| d == dir))
+            {
+                return again.without(dir, base);
+            }
+        }
+        self.confirm(&text, dir, false)?;
+        Ok(text)
+    }
+
+    /// Parses what an edit made: it must say what was meant, and lose none of the others.
+    fn confirm(&self, text: &str, dir: &str, present: bool) -> Result<()> {
+        let wrong = || {
+            Error::new(format!(
+                "cannot edit {}: its hooks_dir is written in a way that terok-shield does not \
+                 handle; {} {} by hand",
+                self.name,
+                if present { "add" } else { "remove" },
+                sanitize::quoted(dir)
+            ))
+        };
+        let after = Text::parse(self.name, text).map_err(|_| wrong())?;
+        let others = |t: &Text| {
+            let mut hooks = t.hooks_dir().unwrap_or_default();
+            hooks.dirs.retain(|d| d != dir);
+            hooks
+        };
+        let has = after
+            .hooks_dir()
+            .is_some_and(|h| h.dirs.iter().any(|d| d == dir));
+        let kept = self.hooks_dir().is_none()
+            || after.hooks_dir().is_none()
+            || others(self) == others(&after);
+        if has == present && kept {
+            Ok(())
+        } else {
+            Err(wrong())
+        }
+    }
+
+    fn place(&self) -> Result<Place<'_>> {
+        match self.document.as_table().get("engine") {
+            None => Ok(Place::NoTable),
+            Some(Item::Table(table)) if table.is_dotted() => {
+                let start = self.span(table.span())?.start;
+                Ok(Place::Dotted(table, start))
+            }
+            Some(Item::Table(table)) if table.is_implicit() => Ok(Place::NoTable),
+            Some(Item::Table(table)) => {
+                let end = self.span(table.span())?.end;
+                Ok(Place::Header(table, end))
+            }
+            Some(Item::Value(Value::InlineTable(table))) => {
+                Ok(Place::Inline(table, self.span(table.span())?))
+            }
+            Some(_) => Err(Error::new(format!(
+                "{}: engine is no table; podman cannot read this file either",
+                self.name
+            ))),
+        }
+    }
+
+    fn engine_key(&self, key: &str) -> Option<&Value> {
+        match self.place().ok()? {
+            Place::NoTable => None,
+            Place::Header(table, _) | Place::Dotted(table, _) => table.get(key)?.as_value(),
+            Place::Inline(table, _) => table.get(key),
+        }
+    }
+
+    fn value(&self) -> Option<&Value> {
+        self.engine_key("hooks_dir")
+    }
+
+    fn check_value(&self) -> Result<()> {
+        match self.value() {
+            None | Some(Value::Array(_) | Value::String(_)) => Ok(()),
+            Some(_) => Err(Error::new(format!(
+                "{}: engine.hooks_dir is no list of directories; podman cannot read it either",
+                self.name
+            ))),
+        }
+    }
+
+    fn span(&self, span: Option<Range<usize>>) -> Result<Range<usize>> {
+        span.filter(|s| self.source.get(s.clone()).is_some())
+            .ok_or_else(|| Error::new(format!("cannot locate hooks_dir in {}", self.name)))
+    }
+
+    /// The file's line end: that of its first line.
+    fn newline(&self) -> &'static str {
+        match self.source.find('\n') {
+            Some(at) if self.source[..at].ends_with('\r') => "\r\n",
+            _ => "\n",
+        }
+    }
+
+    /// Where the line that holds byte `at` starts, after a byte order mark.
+    fn line_start(&self, at: usize) -> usize {
+        match self.source[..at].rfind('\n') {
+            Some(newline) => newline + 1,
+            None if self.source.starts_with('\u{feff}') => '\u{feff}'.len_utf8(),
+            None => 0,
+        }
+    }
+
+    /// Where the line that holds byte `at` ends, before its line end.
+    fn line_end(&self, at: usize) -> usize {
+        let end = self.source[at..]
+            .find('\n')
+            .map_or(self.source.len(), |n| at + n);
+        if self.source[at..end].ends_with('\r') {
+            end - 1
+        } else {
+            end
+        }
+    }
+
+    /// Puts a whole `hooks_dir` where there was none.
+    fn insert_key(&self, dir: &str, base: &[String]) -> Result<Vec<Edit>> {
+        let mut items = Vec::new();
+        for item in base.iter().map(String::as_str).chain([dir]) {
+            items.push(literal(item)?);
+        }
+        let setting = format!("hooks_dir = [{}]", items.join(", "));
+        let newline = self.newline();
+        let edit = match self.place()? {
+            Place::Header(_, end) => {
+                let at = self.line_end(end);
+                (at..at, format!("{newline}{setting}{MARK}"))
+            }
+            Place::Dotted(_, start) => {
+                let at = self.line_start(start);
+                (at..at, format!("engine.{setting}{MARK}{newline}"))
+            }
+            Place::Inline(table, span) => {
+                let comma = if table.is_empty() { "" } else { "," };
+                return Ok(vec![
+                    (span.start + 1..span.start + 1, format!(" {setting}{comma}")),
+                    (span.end..span.end, MARK.into()),
+                ]);
+            }
+            Place::NoTable => {
+                let at = self.source.len();
+                let table = format!("[engine]{MARK}{newline}{setting}{MARK}");
+                let bare = self.source.trim_start_matches('\u{feff}');
+                if bare.is_empty() || self.source.ends_with('\n') {
+                    (at..at, table + newline)
+                } else {
+                    (at..at, format!("{newline}{table}"))
+                }
+            }
+        };
+        Ok(vec![edit])
+    }
+
+    /// The cuts that undo [`Text::insert_key`]; `None` if this is not its work.
+    fn whole_addition(&self, value: &Value) -> Result<Option<Vec<Edit>>> {
+        let value = self.span(value.span())?;
+        let place = self.place()?;
+        if let Place::Inline(_, span) = &place {
+            let marked = self.source[span.end..].starts_with(MARK);
+            let start = span.start + 1;
+            if !marked || !self.source[start..].starts_with(" hooks_dir = [") {
+                return Ok(None);
+            }
+            let comma = usize::from(self.source[value.end..].starts_with(','));
+            let mark = span.end..span.end + MARK.len();
+            return Ok(Some(vec![
+                (start..value.end + comma, String::new()),
+                (mark, String::new()),
+            ]));
+        }
+        let end = self.line_end(value.end);
+        if self.source[value.end..end] != *MARK {
+            return Ok(None);
+        }
+        let mut start = self.line_start(value.start);
+        let mut block = false;
+        let header = format!("[engine]{MARK}");
+        if let Place::Header(table, at) = place {
+            let line = self.line_start(at);
+            let alone = table.iter().filter(|(_, item)| item.is_value()).count() == 1;
+            // The header's line is right above.
+            let adjacent = self.line_end(at) + self.newline().len() == start;
+            if alone && adjacent && self.source[line..self.line_end(at)] == *header {
+                start = line;
+                block = true;
+            }
+        }
+        // A line goes with the line end that came with it: the one before it where it was put
+        // below something, the one after it where it was put above, or was a block of its own.
+        let rest = &self.source[end..];
+        let below = matches!(place, Place::Header(..)) && !block;
+        let cut = if below || rest.is_empty() {
+            let before = &self.source[..start];
+            let before = before.strip_suffix('\n').unwrap_or(before);
+            before.strip_suffix('\r').unwrap_or(before).len()..end
+        } else {
+            let newline = rest.find('\n').map_or(0, |n| n + 1);
+            start..end + newline
+        };
+        Ok(Some(vec![(cut, String::new())]))
+    }
+
+    /// Puts an item at the end of a list, in the list's own layout.
+    fn insert_item(&self, array: &Array, dir: &str) -> Result<Vec<Edit>> {
+        let item = literal(dir)?;
+        let list = self.span(array.span())?;
+        let Some(last) = array.iter().last() else {
+            return Ok(vec![(list.start + 1..list.start + 1, item)]);
+        };
+        let last = self.span(last.span())?;
+        let close = list.end - 1;
+        let comma = self.comma(last.end, close);
+        let after = comma.map_or(last.end, |c| c + 1);
+        let indent = &self.source[self.line_start(last.start)..last.start];
+        let own_line = indent.trim().is_empty() && self.line_end(after) < close;
+        if own_line {
+            let at = self.line_end(after);
+            let new_line = format!("{}{indent}{item}", self.newline());
+            Ok(match comma {
+                Some(_) => vec![(at..at, new_line + ",")],
+                None => vec![(last.end..last.end, ",".into()), (at..at, new_line)],
+            })
+        } else {
+            Ok(match comma {
+                Some(_) => vec![(after..after, format!(" {item},"))],
+                None => vec![(after..after, format!(", {item}"))],
+            })
+        }
+    }
+
+    /// Cuts an item out of a list: the reverse of [`Text::insert_item`] where it stands last.
+    fn remove_item(&self, array: &Array, dir: &str) -> Result<Vec<Edit>> {
+        let list = self.span(array.span())?;
+        let mut spans = Vec::new();
+        for item in array.iter() {
+            spans.push(self.span(item.span())?);
+        }
+        let Some(index) = array.iter().position(|item| item.as_str() == Some(dir)) else {
+            return Ok(Vec::new());
+        };
+        let item = spans[index].clone();
+        let next = spans.get(index + 1).map(|s| s.start);
+        let comma = self.comma(item.end, next.unwrap_or(list.end - 1));
+        let cut = |range: Range<usize>| (range, String::new());
+        let Some(previous) = index.checked_sub(1).map(|i| spans[i].end) else {
+            // The first: up to the next one, unless a comment stands between.
+            let end = match (comma, next) {
+                (Some(comma), Some(next)) if self.source[comma + 1..next].trim().is_empty() => next,
+                (Some(comma), _) if self.source[item.end..comma].trim().is_empty() => comma + 1,
+                _ => {
+                    let comma = comma.map(|c| cut(c..c + 1));
+                    return Ok([cut(item)].into_iter().chain(comma).collect());
+                }
+            };
+            return Ok(vec![cut(item.start..end)]);
+        };
+        let Some(before) = self.comma(previous, item.start) else {
+            return Ok(Vec::new());
+        };
+        // From the line end before the item, where it has a line of its own, or from the comma.
+        let between = &self.source[before + 1..item.start];
+        let from = match between.rfind('\n') {
+            Some(at) if between[..at].ends_with('\r') => before + at,
+            Some(at) => before + 1 + at,
+            None => before + 1,
+        };
+        Ok(match comma {
+            Some(comma) if self.source[item.end..comma].trim().is_empty() => {
+                vec![cut(from..comma + 1)]
+            }
+            Some(comma) => vec![cut(from..item.end), cut(comma..comma + 1)],
+            None => vec![cut(before..before + 1), cut(from.max(before + 1)..item.end)],
+        })
+    }
+
+    /// The comma between two places of a list that hold only blanks and comments besides it.
+    fn comma(&self, from: usize, to: usize) -> Option<usize> {
+        let mut in_comment = false;
+        for (at, byte) in self.source.as_bytes()[from..to].iter().enumerate() {
+            match byte {
+                b'\n' => in_comment = false,
+                b'#' => in_comment = true,
+                b',' if !in_comment => return Some(from + at),
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+/// Bytes to replace, and by what.
+type Edit = (Range<usize>, String);
+
+fn apply(source: &str, mut edits: Vec<Edit>) -> String {
+    edits.sort_by_key(|(range, _)| range.start);
+    let mut out = String::with_capacity(source.len() + 256);
+    let mut at = 0;
+    for (range, text) in edits {
+        out.push_str(source.get(at..range.start).unwrap_or_default());
+        out.push_str(&text);
+        at = range.end.max(at);
+    }
+    out.push_str(source.get(at..).unwrap_or_default());
+    out
+}
+
+fn holds(array: &Array, dir: &str) -> bool {
+    array.iter().any(|item| item.as_str() == Some(dir))
+}
+
+/// A TOML basic string.
+fn literal(text: &str) -> Result<String> {
+    if text.chars().any(char::is_control) {
+        return Err(Error::new(format!(
+            "{} has control characters: not usable as a hooks directory",
+            sanitize::quoted(text)
+        )));
+    }
+    Ok(format!(
+        "\"{}\"",
+        text.replace('\\', "\\\\").replace('"', "\\\"")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: &str = "/ours";
+
+    fn with(text: &str, base: &[&str]) -> String {
+        let base: Vec<String> = base.iter().map(|b| b.to_string()).collect();
+        let text = Text::parse("c.conf", text).unwrap();
+        text.with(OURS, &base).unwrap()
+    }
+
+    fn without(text: &str, base: &[&str]) -> String {
+        let base: Vec<String> = base.iter().map(|b| b.to_string()).collect();
+        let text = Text::parse("c.conf", text).unwrap();
+        text.without(OURS, &base).unwrap()
+    }
+
+    /// Adds, adds again, removes: each as expected, and the end is the beginning.
+    fn round_trip(text: &str, expected: &str) {
+        let added = with(text, &["/base"]);
+        assert_eq!(added, expected);
+        assert_eq!(with(&added, &["/base"]), added, "idempotent");
+        assert_eq!(without(&added, &["/base"]), text, "symmetric");
+        assert_eq!(without(text, &["/base"]), text, "nothing to remove");
+    }
+
+    #[test]
+    fn items_join_lists_in_the_lists_own_layout() {
+        round_trip(
+            "[engine]\nhooks_dir = [\"/a\"]\n",
+            "[engine]\nhooks_dir = [\"/a\", \"/ours\"]\n",
+        );
+        round_trip(
+            "[engine]\nhooks_dir=[\"/a\",] # c\n",
+            "[engine]\nhooks_dir=[\"/a\", \"/ours\",] # c\n",
+        );
+        round_trip(
+            "[engine]\nhooks_dir = []\n",
+            "[engine]\nhooks_dir = [\"/ours\"]\n",
+        );
+        round_trip(
+            "[engine]\nhooks_dir = [ # c\n]\n",
+            "[engine]\nhooks_dir = [\"/ours\" # c\n]\n",
+        );
+        round_trip(
+            "[engine]\r\nhooks_dir = [\r\n\t'/a', # one, two\r\n\t'/b' # last, really\r\n]\r\n",
+            "[engine]\r\nhooks_dir = [\r\n\t'/a', # one, two\r\n\t'/b', # last, really\r\n\t\"/ours\"\r\n]\r\n",
+        );
+        round_trip(
+            "[engine]\nhooks_dir = [\n  \"/a\",\n  \"/b\", # c\n  # end\n]",
+            "[engine]\nhooks_dir = [\n  \"/a\",\n  \"/b\", # c\n  \"/ours\",\n  # end\n]",
+        );
+        round_trip(
+            "[engine]\nhooks_dir = [\"/a\",\n  \"/b\"]\n",
+            "[engine]\nhooks_dir = [\"/a\",\n  \"/b\", \"/ours\"]\n",
+        );
+        round_trip(
+            "[engine]\nhooks_dir = [\"/a\", {append=true}]\n",
+            "[engine]\nhooks_dir = [\"/a\", {append=true}, \"/ours\"]\n",
+        );
+    }
+
+    #[test]
+    fn a_key_goes_where_engine_is() {
+        let line = "hooks_dir = [\"/base\", \"/ours\"] # added by terok-shield setup";
+        let head = "[engine] # added by terok-shield setup";
+        round_trip("", &format!("{head}\n{line}\n"));
+        round_trip("# c\n", &format!("# c\n{head}\n{line}\n"));
+        round_trip("x = 1", &format!("x = 1\n{head}\n{line}"));
+        round_trip(
+            "x = 1\r\ny = 2",
+            &format!("x = 1\r\ny = 2\r\n{head}\r\n{line}"),
+        );
+        round_trip("[engine]", &format!("[engine]\n{line}"));
+        round_trip(
+            "[ engine ] # c\n\na = 1\n[network]\n",
+            &format!("[ engine ] # c\n{line}\n\na = 1\n[network]\n"),
+        );
+        round_trip(
+            "[\"engine\"]\r\na = 1\r\n",
+            &format!("[\"engine\"]\r\n{line}\r\na = 1\r\n"),
+        );
+        round_trip(
+            "[engine.runtimes]\ncrun = []\n",
+            &format!("[engine.runtimes]\ncrun = []\n{head}\n{line}\n"),
+        );
+        round_trip(
+            "\u{feff}engine.runtime = \"crun\"\n[network]\n",
+            &format!("\u{feff}engine.{line}\nengine.runtime = \"crun\"\n[network]\n"),
+        );
+        round_trip("\u{feff}", &format!("\u{feff}{head}\n{line}\n"));
+        round_trip(
+            "a = 1\nengine = { runtime = \"crun\" } # c\nb = 2",
+            "a = 1\nengine = { hooks_dir = [\"/base\", \"/ours\"], runtime = \"crun\" } \
+             # added by terok-shield setup # c\nb = 2",
+        );
+        round_trip(
+            "engine = {}",
+            "engine = { hooks_dir = [\"/base\", \"/ours\"]} # added by terok-shield setup",
+        );
+    }
+
+    #[test]
+    fn a_string_becomes_a_list_because_podman_refuses_strings() {
+        let text = "[engine]\nhooks_dir = '/a' # mine\n";
+        let added = with(text, &[]);
+        assert_eq!(added, "[engine]\nhooks_dir = ['/a', \"/ours\"] # mine\n");
+        assert_eq!(
+            without(&added, &[]),
+            "[engine]\nhooks_dir = ['/a'] # mine\n"
+        );
+        let ours = "[engine]\nhooks_dir = \"/ours\"\n";
+        assert_eq!(with(ours, &[]), "[engine]\nhooks_dir = [\"/ours\"]\n");
+        assert_eq!(without(ours, &[]), "[engine]\nhooks_dir = []\n");
+    }
+
+    #[test]
+    fn what_the_operator_did_since_is_kept() {
+        let added = with("[engine]\n", &["/base"]);
+        let grown = added.replace("\"/ours\"]", "\"/ours\", \"/theirs\"]");
+        assert_eq!(
+            without(&grown, &["/base"]),
+            "[engine]\nhooks_dir = [\"/base\", \"/theirs\"] # added by terok-shield setup\n"
+        );
+        for (list, rest) in [
+            ("[\"/ours\", \"/b\"]", "[\"/b\"]"),
+            ("[\"/ours\",]", "[]"),
+            ("[\"/ours\" ,]", "[]"),
+            ("[\"/ours\", # c\n \"/b\"]", "[ # c\n \"/b\"]"),
+            ("[\"/a\", \"/ours\", \"/b\"]", "[\"/a\", \"/b\"]"),
+            (
+                "[\n \"/a\", # a\n \"/ours\", # o\n \"/b\",\n]",
+                "[\n \"/a\", # a # o\n \"/b\",\n]",
+            ),
+            ("[\"/ours\", \"/a\", \"/ours\"]", "[\"/a\"]"),
+            ("[\"/a\"\n, \"/ours\"\n]", "[\"/a\"\n\n]"),
+        ] {
+            let text = format!("[engine]\nhooks_dir = {list}\n");
+            assert_eq!(
+                without(&text, &[]),
+                format!("[engine]\nhooks_dir = {rest}\n"),
+                "{list}"
+            );
+        }
+        let added = with("# c\n", &["/base"]) + "runtime = \"crun\"\n";
+        assert_eq!(
+            without(&added, &["/base"]),
+            "# c\n[engine] # added by terok-shield setup\nruntime = \"crun\"\n"
+        );
+    }
+
+    #[test]
+    fn values_are_read() {
+        let text = "[engine]\nhooks_dir = ['/a', {append=true}, \"/\\u0062\"]\n\
+                    network_cmd_options = [\"cidr=10.1.0.0/24\", 5]\n";
+        let text = Text::parse("c", text).unwrap();
+        let hooks = text.hooks_dir().unwrap();
+        assert_eq!(
+            (hooks.dirs, hooks.append),
+            (vec!["/a".into(), "/b".into()], Some(true))
+        );
+        assert_eq!(text.network_cmd_options().unwrap(), ["cidr=10.1.0.0/24"]);
+        assert_eq!(Text::parse("c", "[network]\n").unwrap().hooks_dir(), None);
+    }
+
+    #[test]
+    fn what_podman_cannot_read_is_refused_with_its_line() {
+        for (text, expected) in [
+            ("[engine]\nhooks_dir = [\"/a\"\n[network]\n", "c.conf line "),
+            ("[engine]\n[engine]\n", "c.conf line 2: not valid TOML: "),
+            ("a = 1\na = 2\n", "c.conf line 2: not valid TOML: "),
+            ("[[engine]]\n", "c.conf: engine is no table"),
+            ("engine = 5\n", "c.conf: engine is no table"),
+            (
+                "[engine]\nhooks_dir = 5\n",
+                "c.conf: engine.hooks_dir is no list",
+            ),
+            (
+                "[engine]\nhooks_dir = {a = 1}\n",
+                "c.conf: engine.hooks_dir is no list",
+            ),
+        ] {
+            let error = Text::parse("c.conf", text).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{text:?}: {error}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_quoted_or_refused() {
+        let text = Text::parse("c", "").unwrap();
+        let odd = "/a\"b\\c/é";
+        let added = text.with(odd, &[]).unwrap();
+        assert_eq!(
+            Text::parse("c", &added).unwrap().hooks_dir().unwrap().dirs,
+            [odd]
+        );
+        assert!(text.with("/a\nb", &[]).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_valid_file_survives_adding_and_removing(
+            text in r#"((\[engine\]|\["engine"\]|\[engine\.x\]|\[b\]|engine\.a = 1|engine = \{|hooks_dir = \[|'/a'|"/ours"|,|\]|\}| |#,é|\r?\n|a = 2|é)){0,14}"#,
+        ) {
+            if let Ok(parsed) = Text::parse("c", &text) {
+                let base = ["/base".to_owned()];
+                let had = parsed.hooks_dir();
+                let added = parsed.with(OURS, &base).unwrap();
+                let back = without(&added, &["/base"]);
+                if had.is_none_or(|h| !h.dirs.contains(&OURS.to_owned())) {
+                    proptest::prop_assert_eq!(back, text);
+                }
+            }
+        }
+    }
+}
