@@ -30,6 +30,31 @@ pub mod annotation {
     pub const CRUN_HOOKS_STDERR: &str = "run.oci.hooks.stderr";
 }
 
+/// File names inside a hooks directory, and what stands in the descriptors.
+pub mod hook_file {
+    /// The copy of the binary that the descriptors name.
+    pub const BINARY: &str = "terok-shield";
+    /// The descriptors: file name, applet, stage.
+    pub const DESCRIPTORS: [(&str, &str, &str); 4] = [
+        ("terok-shield-createRuntime.json", NFT_HOOK, CREATE_RUNTIME),
+        ("terok-shield-poststop.json", NFT_HOOK, POSTSTOP),
+        (
+            "terok-shield-bridge-createRuntime.json",
+            READER_HOOK,
+            CREATE_RUNTIME,
+        ),
+        ("terok-shield-bridge-poststop.json", READER_HOOK, POSTSTOP),
+    ];
+    /// Applet that protects.
+    pub const NFT_HOOK: &str = "nft-hook";
+    /// Applet that starts the event reader.
+    pub const READER_HOOK: &str = "reader-hook";
+    /// OCI stage (runtime-spec, "POSIX-platform Hooks").
+    pub const CREATE_RUNTIME: &str = "createRuntime";
+    /// OCI stage.
+    pub const POSTSTOP: &str = "poststop";
+}
+
 /// File names inside a bundle.
 pub mod file {
     /// Directory of per-container hook descriptors.

@@ -152,6 +152,11 @@ impl Dir {
     /// The caller holds the directory's [`Lock`]: the temporary name is fixed, so that a writer
     /// killed half-way leaves at most one file, which the next one takes over.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.write_mode(name, content, Mode::RUSR | Mode::WUSR)
+    }
+
+    /// Like [`Dir::write`], for a file that others may read or run: `mode` whatever the umask.
+    pub fn write_mode(&self, name: &str, content: &[u8], mode: Mode) -> Result<()> {
         check_name(name)?;
         let temporary = format!(".{name}.new");
         self.remove(&temporary)?;
@@ -162,6 +167,7 @@ impl Dir {
             .and_then(|fd| {
                 let mut file = File::from(fd);
                 file.write_all(content)?;
+                rustix::fs::fchmod(&file, mode)?;
                 rustix::fs::fsync(&file)?;
                 Ok(rustix::fs::renameat(&self.fd, &*temporary, &self.fd, name)?)
             });
