@@ -4,3 +4,4 @@ pub mod intervals;
 pub mod kernel;
 pub mod model;
 pub mod policy;
+pub mod text;
