@@ -5,6 +5,7 @@
 
 mod install;
 mod nflog_reader;
+mod nft_hook;
 mod probe;
 
 use std::ffi::{OsStr, OsString};
@@ -27,6 +28,12 @@ struct Applet {
 
 /// CONTRACT section 1. A new applet is one entry.
 static APPLETS: &[Applet] = &[
+    Applet {
+        name: "nft-hook",
+        aliases: &["terok-shield-hook"],
+        about: "OCI hook: apply the ruleset, start and stop DNS; fails closed",
+        exec: nft_hook::exec,
+    },
     Applet {
         name: "nflog-reader",
         aliases: &[],

@@ -188,13 +188,16 @@ pub const PRIVATE_RANGES: [&str; 10] = [
     "172.16.0.0/12",
     "192.168.0.0/16",
     "169.254.0.0/16",
-    "100.64.0.0/10",
     "fc00::/7",
     "fe80::/10",
+    "100.64.0.0/10",
     "::ffff:0:0/96",
     "64:ff9b::/96",
     "64:ff9b:1::/48",
 ];
+
+/// How many of [`PRIVATE_RANGES`], from the first, are the published list.
+pub const PUBLISHED_RANGES: usize = 6;
 
 /// The hard floor: cloud metadata services and their v4-mapped and NAT64 spellings. No profile,
 /// verb or answer opens them while the shield is `up` or `down`.

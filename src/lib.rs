@@ -1,18 +1,22 @@
 //! terok-shield: default-deny egress for podman containers that run untrusted code.
 
 pub mod audit;
+pub mod bundle;
 pub mod clock;
 pub mod config;
 pub mod contract;
 pub mod dns;
 pub mod error;
 pub mod files;
+pub mod hook;
 pub mod hub;
 pub mod ipnet;
 pub mod json;
+pub mod lists;
 pub mod netns;
 pub mod nflog;
 pub mod nft;
+pub mod oci;
 pub mod output;
 pub mod paths;
 pub mod podman;

@@ -57,3 +57,43 @@ pub fn setns(fd: std::os::fd::BorrowedFd<'_>, types: ThreadNameSpaceType) -> Res
         Err(std::io::Error::last_os_error().into())
     }
 }
+
+/// Enters the network namespace of a container from the operator's shell.
+///
+/// Real root may enter any. For an ordinary user the namespace belongs to a user namespace that
+/// podman made for them (ioctl_ns(2), NS_GET_USERNS): that one is entered first, and this process
+/// then has the rights over the network that the user's podman has. Call it after everything that
+/// needs the operator's own ids.
+pub fn enter_as_operator(process: &PidFd) -> Result<NetnsId> {
+    if rustix::process::geteuid().is_root() {
+        return enter(process);
+    }
+    let what = || {
+        format!(
+            "cannot enter the user namespace of process {}",
+            process.pid()
+        )
+    };
+    let netns = std::fs::File::open(format!("/proc/{}/ns/net", process.pid())).context(what)?;
+    if process.wait(std::time::Duration::ZERO) {
+        // Then the path may have named another process's namespace.
+        return Err(Error::new("the container has just stopped"));
+    }
+    let owner = owner(&netns).context(what)?;
+    setns(owner.as_fd(), ThreadNameSpaceType::USER).context(what)?;
+    enter(process)
+}
+
+/// The user namespace that owns a namespace.
+fn owner(namespace: &std::fs::File) -> Result<std::os::fd::OwnedFd> {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    // _IO(NSIO, 0x1) of linux/nsfs.h
+    const NS_GET_USERNS: libc::Ioctl = 0xb701u32 as libc::Ioctl;
+    // SAFETY: this ioctl takes no argument and returns a new descriptor or -1.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: the descriptor was just made for us and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

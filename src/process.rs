@@ -91,18 +91,9 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Whether `ancestor` is the process's parent, or a parent of that, up to init.
-pub fn descends_from(pid: i32, ancestor: i32) -> bool {
-    let mut pid = pid;
-    // A chain longer than this is no container runtime's.
-    for _ in 0..64 {
-        match stat(pid) {
-            Some(s) if s.parent == ancestor => return true,
-            Some(s) if s.parent > 1 => pid = s.parent,
-            _ => return false,
-        }
-    }
-    false
+/// The parent of a process, while both live.
+pub fn parent(pid: i32) -> Option<i32> {
+    stat(pid).map(|s| s.parent).filter(|&p| p > 1)
 }
 
 /// The arguments of a process, cut at 4 KiB; empty if it is gone or a kernel thread.
@@ -288,13 +279,12 @@ mod tests {
     }
 
     #[test]
-    fn ancestry_is_read_from_proc() {
-        let me = std::process::id() as i32;
+    fn the_parent_is_read_from_proc() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        assert!(descends_from(child.id() as i32, me));
-        assert!(!descends_from(me, child.id() as i32));
+        assert_eq!(parent(child.id() as i32), Some(std::process::id() as i32));
         child.kill().unwrap();
         child.wait().unwrap();
+        assert_eq!(parent(child.id() as i32), None);
     }
 
     #[test]

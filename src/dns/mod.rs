@@ -8,4 +8,5 @@ pub mod name;
 pub mod ready;
 pub mod resolv_conf;
 pub mod resolver;
+pub mod service;
 pub mod wire;

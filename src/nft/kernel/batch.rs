@@ -45,7 +45,6 @@ fn unsupported(what: String) -> NetlinkError {
     NetlinkError::Unsupported { what }
 }
 
-#[allow(dead_code)] // transitions, which the next commit brings, use the rest
 impl<'a> Batch<'a> {
     /// Begins a transaction on one table. `buffer` is reused.
     pub fn new(
@@ -179,19 +178,15 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Adds elements until the batch has `room` bytes, and says how many of them it took.
+    /// Adds elements until the batch has `room` bytes, and says how many of them it took. Those
+    /// that carry `expires` live just that long.
     pub fn add(&mut self, set: &Set, elements: &[Element], room: usize) -> Result<usize> {
-        self.elements(libc::NFT_MSG_NEWSETELEM, set, elements, room, false)
-    }
-
-    /// As [`Batch::add`], where elements that carry `expires` live just that long.
-    pub fn restore(&mut self, set: &Set, elements: &[Element], room: usize) -> Result<usize> {
-        self.elements(libc::NFT_MSG_NEWSETELEM, set, elements, room, true)
+        self.elements(libc::NFT_MSG_NEWSETELEM, set, elements, room)
     }
 
     /// Deletes elements until the batch has `room` bytes, and says how many of them it took.
     pub fn delete(&mut self, set: &Set, elements: &[Element], room: usize) -> Result<usize> {
-        self.elements(libc::NFT_MSG_DELSETELEM, set, elements, room, false)
+        self.elements(libc::NFT_MSG_DELSETELEM, set, elements, room)
     }
 
     fn elements(
@@ -200,7 +195,6 @@ impl<'a> Batch<'a> {
         set: &Set,
         elements: &[Element],
         room: usize,
-        remaining: bool,
     ) -> Result<usize> {
         name(&set.name).map_err(|e| unsupported(format!("set {}: {e}", set.name)))?;
         let flags = if message == libc::NFT_MSG_NEWSETELEM {
@@ -222,7 +216,7 @@ impl<'a> Batch<'a> {
             }
             let some = &some[..some.len().min(MESSAGE_ELEMENTS)];
             let mark = self.begin(message, flags, format!("elements of set {}", set.name));
-            done += element::put(&mut self.writer, self.table, set, some, remaining);
+            done += element::put(&mut self.writer, self.table, set, some);
             self.writer.end_message(mark);
         }
         Ok(done)

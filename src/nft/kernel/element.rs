@@ -74,9 +74,8 @@ pub fn check(element: &Element, set: &Set) -> Result<(), String> {
 
 /// Writes the attributes of one message of `elements` of a set behind its header, and says how
 /// many of them fitted; at least one does. Each must have passed [`check`].
-///
-/// With `remaining`, an element that carries `expires` keeps just that much of its life.
-pub fn put(w: &mut Writer, table: &str, set: &Set, elements: &[Element], remaining: bool) -> usize {
+/// An element that carries `expires` keeps just that much of its life.
+pub fn put(w: &mut Writer, table: &str, set: &Set, elements: &[Element]) -> usize {
     w.put_str(list::TABLE, table);
     w.put_str(list::SET, &set.name);
     let nest = w.nest(list::ELEMENTS);
@@ -86,7 +85,7 @@ pub fn put(w: &mut Writer, table: &str, set: &Set, elements: &[Element], remaini
         if w.buf.len() - start > FULL - LONGEST {
             break;
         }
-        put_one(w, set, element, remaining);
+        put_one(w, set, element);
         count += 1;
     }
     w.end_nest(nest);
@@ -94,13 +93,13 @@ pub fn put(w: &mut Writer, table: &str, set: &Set, elements: &[Element], remaini
 }
 
 /// The order of attributes is libnftnl's.
-fn put_one(w: &mut Writer, set: &Set, element: &Element, remaining: bool) {
+fn put_one(w: &mut Writer, set: &Set, element: &Element) {
     let first = KeyBytes::new(element.first, element.service);
     let nest = w.nest(list::ELEM);
     if let Some(timeout) = element.timeout {
         w.put_be64(elem::TIMEOUT, timeout);
     }
-    if let (true, Some(expires)) = (remaining, element.expires) {
+    if let Some(expires) = element.expires {
         w.put_be64(elem::EXPIRATION, expires);
     }
     first.put(w, elem::KEY);

@@ -11,16 +11,19 @@ mod element;
 mod error;
 mod expr;
 mod fold;
+mod learn;
 mod object;
 mod op;
 mod parse;
 mod send;
 mod socket;
+mod transition;
 mod uapi;
 mod wire;
 
 pub use dump::Detail;
 pub use error::NetlinkError;
+pub use transition::same_definition;
 
 use crate::nft::model::{Family, Rule, Ruleset};
 
@@ -65,7 +68,11 @@ impl Nft {
     }
 }
 
-/// Whether both rules are the same program to the kernel, whatever way they are written.
+/// Whether both rules are the same program to the kernel, in whatever way they are written and
+/// whatever their counters have counted.
 pub fn same_rule(a: &Rule, in_a: &Ruleset, b: &Rule, in_b: &Ruleset) -> bool {
-    a == b || matches!((op::compile(a, in_a), op::compile(b, in_b)), (Ok(a), Ok(b)) if a == b)
+    match (op::compile(a, in_a), op::compile(b, in_b)) {
+        (Ok(a), Ok(b)) => a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| a.same(b)),
+        _ => false,
+    }
 }

@@ -59,7 +59,6 @@ pub struct Builder {
     scratch: Vec<u64>,
 }
 
-#[allow(dead_code)] // as in batch.rs
 impl Builder {
     /// A builder with room for the largest message.
     pub fn new() -> Self {
@@ -154,7 +153,7 @@ impl Builder {
         self.set_message(head, &object)
     }
 
-    /// A message that deletes a set or, in a get request, names it.
+    /// A message naming a set, to delete it.
     pub fn set_name(&mut self, head: Head, table: &CStr, set: &CStr) -> &[u8] {
         let object = Owned::new(
             // SAFETY: allocates; no precondition.

@@ -45,6 +45,13 @@ pub enum Op {
     Verdict(i32),
 }
 
+impl Op {
+    /// Whether both do the same; what a counter has counted does not count.
+    pub fn same(&self, other: &Op) -> bool {
+        self == other || matches!((self, other), (Op::Counter { .. }, Op::Counter { .. }))
+    }
+}
+
 /// Which set a lookup uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetRef {
