@@ -3,6 +3,7 @@
 //! An applet is a function from its arguments to an exit code; the link and the first argument
 //! reach the same function. How an error ends the process travels in the error.
 
+mod dns_gate;
 mod install;
 mod nflog_reader;
 mod nft_hook;
@@ -28,6 +29,12 @@ struct Applet {
 
 /// CONTRACT section 1. A new applet is one entry.
 static APPLETS: &[Applet] = &[
+    Applet {
+        name: "dns-gate",
+        aliases: &[],
+        about: "the name server inside a container's network namespace",
+        exec: dns_gate::exec,
+    },
     Applet {
         name: "nft-hook",
         aliases: &["terok-shield-hook"],

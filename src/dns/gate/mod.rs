@@ -8,6 +8,7 @@ pub mod control;
 pub mod door;
 pub mod feed;
 pub mod journal;
+pub mod kernel;
 pub mod lists;
 pub mod reply;
 pub mod report;

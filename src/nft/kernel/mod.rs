@@ -53,6 +53,15 @@ impl Nft {
         self.socket.limit = Some(bytes);
     }
 
+    /// How many transactions the namespace has seen, modulo 2^32: it grows by one with each, by
+    /// whomever.
+    ///
+    /// # Errors
+    /// Any [`NetlinkError`] of a question to the kernel.
+    pub fn generation(&mut self) -> Result<u32, NetlinkError> {
+        dump::generation(&mut self.socket)
+    }
+
     /// Reads one table as it was at one moment, or `None` if there is none of this name.
     ///
     /// # Errors
