@@ -18,6 +18,9 @@ pub const CAPACITY: usize = 4096;
 /// How long a destination that was told is not told again, milliseconds.
 pub const WINDOW: u64 = 30_000;
 
+/// Entries looked at to find one that makes room.
+const SECOND_CHANCES: usize = 16;
+
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,6 +44,8 @@ pub struct Destination {
     delivered: Option<u64>,
     audited: Option<u64>,
     waiting: bool,
+    // Seen again since it last made its way through the table.
+    again: bool,
     seen: Links,
     queue: Links,
 }
@@ -126,6 +131,7 @@ impl Destinations {
         let slot = match self.index.get(&key) {
             Some(&slot) => {
                 self.unlink(Which::Seen, slot);
+                self.entries[slot as usize].again = true;
                 slot
             }
             None => self.insert(key, packet),
@@ -162,6 +168,7 @@ impl Destinations {
             delivered: None,
             audited: None,
             waiting: false,
+            again: false,
             seen: UNLINKED,
             queue: UNLINKED,
         };
@@ -169,7 +176,7 @@ impl Destinations {
             self.entries.push(entry);
             (self.entries.len() - 1) as u32
         } else {
-            let slot = self.seen.first;
+            let slot = self.victim();
             self.unlink(Which::Seen, slot);
             if self.entries[slot as usize].waiting {
                 self.unlink(Which::Queue, slot);
@@ -184,6 +191,21 @@ impl Destinations {
         };
         self.index.insert(key, slot);
         slot
+    }
+
+    /// The entry that makes room: the least recently seen, but one that was seen repeatedly gets
+    /// a second round. A flood names each destination once; a program that wants to get through
+    /// tries again.
+    fn victim(&mut self) -> u32 {
+        for _ in 0..SECOND_CHANCES {
+            let slot = self.seen.first;
+            if !std::mem::take(&mut self.entries[slot as usize].again) {
+                break;
+            }
+            self.unlink(Which::Seen, slot);
+            self.append(Which::Seen, slot);
+        }
+        self.seen.first
     }
 
     /// Takes the event that has waited longest.
@@ -389,6 +411,22 @@ mod tests {
             t.packet(packet(n), None, 1, 0);
         }
         assert_eq!(t.take_lost(), 0, "delivered ones leave without loss");
+    }
+
+    #[test]
+    fn a_destination_that_is_tried_again_outlives_a_flood_of_single_ones() {
+        let mut t = Destinations::default();
+        let size = CAPACITY as u32;
+        t.packet(packet(0), None, 0, 0);
+        t.packet(packet(0), None, 0, 0);
+        for n in 1..2 * size - 1 {
+            t.packet(packet(n), None, 0, 0);
+        }
+        assert!(!t.packet(packet(0), None, 0, 0).hub, "still there");
+        for n in 3 * size..6 * size {
+            t.packet(packet(n), None, 0, 0);
+        }
+        assert!(t.packet(packet(0), None, 0, 0).hub, "forgotten in the end");
     }
 
     proptest! {

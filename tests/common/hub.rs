@@ -29,6 +29,8 @@ pub struct Event {
 
 #[derive(Default)]
 struct Shared {
+    // Split into lines only: what is in them is looked at by who asks, not during a flood.
+    heard: Mutex<Vec<(Instant, Vec<u8>)>>,
     events: Mutex<Vec<Event>>,
     refused: Mutex<Vec<String>>,
     stalled: AtomicBool,
@@ -85,6 +87,7 @@ impl Hub {
     }
 
     pub fn events(&self) -> Vec<Event> {
+        self.shared.judge();
         self.shared.events.lock().unwrap().clone()
     }
 
@@ -96,13 +99,18 @@ impl Hub {
 
     /// Lines that the real hub would have dropped.
     pub fn refused(&self) -> Vec<String> {
+        self.shared.judge();
         self.shared.refused.lock().unwrap().clone()
     }
 
     /// Waits until `done` holds for what was heard; panics with what was heard after `limit`.
     pub fn wait_for(&self, limit: Duration, what: &str, done: impl Fn(&[Event]) -> bool) {
         let deadline = Instant::now() + limit;
-        while !done(&self.shared.events.lock().unwrap()) {
+        loop {
+            self.shared.judge();
+            if done(&self.shared.events.lock().unwrap()) {
+                return;
+            }
             if Instant::now() > deadline {
                 let events = self.events();
                 let tail: Vec<_> = events.iter().rev().take(3).map(|e| &e.line).collect();
@@ -119,6 +127,19 @@ impl Hub {
 impl Drop for Hub {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+impl Shared {
+    fn judge(&self) {
+        let mut events = self.events.lock().unwrap();
+        for (at, line) in std::mem::take(&mut *self.heard.lock().unwrap()) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            match accept(&line, at) {
+                Some(event) => events.push(event),
+                None => self.refused.lock().unwrap().push(line),
+            }
+        }
     }
 }
 
@@ -169,23 +190,24 @@ fn serve(listener: &UnixListener, shared: &Shared) {
 
 impl Peer {
     fn take(&mut self, bytes: &[u8], shared: &Shared) {
-        for &b in bytes {
-            if b != b'\n' {
-                self.line.push(b);
-                continue;
-            }
-            let line = String::from_utf8_lossy(&self.line).into_owned();
-            self.line.clear();
-            match accept(&line) {
-                Some(event) => shared.events.lock().unwrap().push(event),
-                None => shared.refused.lock().unwrap().push(line),
-            }
-        }
+        self.line.extend(bytes);
+        let Some(end) = self.line.iter().rposition(|&b| b == b'\n') else {
+            return;
+        };
+        let rest = self.line.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.line, rest);
+        let mut heard = shared.heard.lock().unwrap();
+        let now = Instant::now();
+        heard.extend(
+            lines[..end]
+                .split(|&b| b == b'\n')
+                .map(|l| (now, l.to_vec())),
+        );
     }
 }
 
 /// The hub's validation: every field of the kind must be there and of its type.
-fn accept(line: &str) -> Option<Event> {
+fn accept(line: &str, at: Instant) -> Option<Event> {
     if line.len() >= 64 * 1024 || !line.bytes().all(|b| (0x20..0x7f).contains(&b)) {
         return None;
     }
@@ -202,7 +224,7 @@ fn accept(line: &str) -> Option<Event> {
     };
     let kind = text("type")?;
     let mut event = Event {
-        at: Instant::now(),
+        at,
         container: text("container")?,
         id: String::new(),
         dest: String::new(),
