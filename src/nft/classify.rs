@@ -308,8 +308,8 @@ mod tests {
     #[test]
     fn a_shield_with_a_hole_is_an_error() {
         let accept = Rule(vec![Expr::Accept]);
-        type Edit<'a> = &'a dyn Fn(&mut Ruleset);
-        let holes: [(&str, Edit); 14] = [
+        type Change<'a> = &'a dyn Fn(&mut Ruleset);
+        let holes: [(&str, Change<'_>); 14] = [
             ("policy accept", &|r| {
                 r.chains[0].base.as_mut().unwrap().policy = Policy::Accept;
             }),

@@ -43,17 +43,16 @@ pub fn dump(
     detail: Detail,
 ) -> Result<Option<Ruleset>, NetlinkError> {
     let what = format!("table {table}");
-    for attempts_before in 0..ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         let before = generation(socket)?;
         match attempt(socket, family, table, detail) {
             // Each commit in the namespace counts the generation up, also one that fell between
             // two of our requests and disturbed neither.
             Ok(ruleset) if generation(socket)? == before => return Ok(ruleset),
             Ok(_) | Err(Failed::Changed) => {}
-            // Half of one state and half of another can look like anything. And a transaction
-            // that is still being prepared shows in the table's count of objects.
+            // Half of one state and half of another can look like anything.
             Err(Failed::For(e)) => {
-                if generation(socket)? == before && attempts_before >= 2 {
+                if generation(socket)? == before {
                     return Err(e);
                 }
             }
@@ -68,9 +67,10 @@ fn attempt(
     table: &str,
     detail: Detail,
 ) -> Result<Option<Ruleset>, Failed> {
-    let Some(uses) = table_uses(socket, family, table)? else {
+    if !exists(socket, family, table)? {
         return Ok(None);
-    };
+    }
+    no_others(socket, family, table)?;
     let mut sets = Vec::new();
     let request = Request {
         message: libc::NFT_MSG_GETSET,
@@ -101,14 +101,6 @@ fn attempt(
             Ok(())
         },
     )?;
-    // The table counts what is in it, but for anonymous sets. What is neither a chain nor a set
-    // is an object or a flow table, which no request above lists.
-    let named = sets.iter().filter(|s| !s.is_anonymous()).count();
-    if uses as usize != named + chains.len() {
-        return Err(Failed::For(NetlinkError::Foreign {
-            what: "stateful objects or flow tables".into(),
-        }));
-    }
     for set in &mut sets {
         if detail == Detail::Full || set.is_anonymous() {
             elements(socket, family, table, set)?;
@@ -125,8 +117,8 @@ fn attempt(
     Ok(Some(ruleset))
 }
 
-/// How many chains, sets, objects and flow tables the table has; `None` if it is not there.
-fn table_uses(socket: &mut Socket, family: Family, table: &str) -> Result<Option<u32>, Failed> {
+/// Whether the table is there, and an ordinary one.
+fn exists(socket: &mut Socket, family: Family, table: &str) -> Result<bool, Failed> {
     let request = Request {
         message: libc::NFT_MSG_GETTABLE,
         answer: libc::NFT_MSG_NEWTABLE,
@@ -139,13 +131,44 @@ fn table_uses(socket: &mut Socket, family: Family, table: &str) -> Result<Option
         |body| parse::table(body, table),
     );
     match answer {
-        Ok(uses) => Ok(Some(uses)),
+        Ok(()) => Ok(true),
         Err(Failed::For(NetlinkError::Rejected {
             errno: Errno::ENOENT,
             ..
-        })) => Ok(None),
+        })) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// That the table has neither stateful objects nor flow tables, which no [`Ruleset`] has.
+fn no_others(socket: &mut Socket, family: Family, table: &str) -> Result<(), Failed> {
+    for (message, answer, what) in [
+        (
+            libc::NFT_MSG_GETOBJ,
+            libc::NFT_MSG_NEWOBJ,
+            "stateful objects",
+        ),
+        (uapi::GET_FLOWTABLE, uapi::NEW_FLOWTABLE, "flow tables"),
+    ] {
+        let request = Request {
+            message,
+            answer,
+            family,
+            what,
+        };
+        request.dump(
+            socket,
+            |w| w.put_str(uapi::OTHER_TABLE, table),
+            |body| {
+                let others = Table::<12>::parse(body).map_err(|_| request.malformed())?;
+                match others.text(uapi::OTHER_TABLE) {
+                    Ok(Some(name)) if name != table => Ok(()),
+                    _ => Err(NetlinkError::Foreign { what: what.into() }),
+                }
+            },
+        )?;
+    }
+    Ok(())
 }
 
 fn elements(

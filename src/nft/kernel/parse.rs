@@ -23,8 +23,8 @@ fn malformed(what: &str) -> impl Fn(Malformed) -> NetlinkError {
     move |_| NetlinkError::Malformed { what: what.into() }
 }
 
-/// How many objects the table of this name has.
-pub fn table(body: &[u8], name: &str) -> Result<u32> {
+/// That this is the table of this name, and that it is in force.
+pub fn table(body: &[u8], name: &str) -> Result<()> {
     let bad = malformed("the table");
     let t = Table::<9>::parse(body).map_err(&bad)?;
     if t.text(table::NAME).map_err(&bad)? != Some(name) {
@@ -32,10 +32,9 @@ pub fn table(body: &[u8], name: &str) -> Result<u32> {
     }
     // A dormant table (NFT_TABLE_F_DORMANT) looks like any other and decides nothing.
     match t.be32(table::FLAGS).map_err(&bad)? {
-        None | Some(0) => {}
-        Some(flags) => return foreign(format!("table {name} with flags {flags:#x}")),
+        None | Some(0) => Ok(()),
+        Some(flags) => foreign(format!("table {name} with flags {flags:#x}")),
     }
-    t.be32(table::USE).map_err(&bad)?.ok_or(bad(Malformed))
 }
 
 /// A chain of the table of this name, without rules; `None` if it is another table's.

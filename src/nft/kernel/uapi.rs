@@ -11,7 +11,6 @@ pub const fn kind(message: libc::c_int) -> u16 {
 pub mod table {
     pub const NAME: u16 = 1;
     pub const FLAGS: u16 = 2;
-    pub const USE: u16 = 3;
 }
 
 /// `enum nft_chain_attributes`
@@ -151,5 +150,11 @@ pub mod datatype {
 
 /// `NFNL_BATCH_GENID`'s sibling: `NFTA_GEN_ID`.
 pub const GEN_ID: u16 = 1;
+/// `NFTA_OBJ_TABLE` and `NFTA_FLOWTABLE_TABLE`
+pub const OTHER_TABLE: u16 = 1;
+/// `NFT_MSG_NEWFLOWTABLE`, which libc has not.
+pub const NEW_FLOWTABLE: libc::c_int = 22;
+/// `NFT_MSG_GETFLOWTABLE`
+pub const GET_FLOWTABLE: libc::c_int = 23;
 /// `NFT_SET_ELEM_INTERVAL_END`
 pub const INTERVAL_END: u32 = 1;
