@@ -4,6 +4,7 @@ pub mod audit;
 pub mod bundle;
 pub mod clock;
 pub mod config;
+pub mod conntrack;
 pub mod contract;
 pub mod dns;
 pub mod error;

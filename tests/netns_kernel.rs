@@ -1,11 +1,14 @@
 //! Rulesets to and from the real kernel, side by side with Debian's nft. Needs root.
 
+#[path = "common/listing.rs"]
+mod listing;
 #[path = "common/netns.rs"]
 mod netns;
 #[path = "common/rulesets.rs"]
 mod rulesets;
 
-use netns::{assert_same_listing, fresh, nft_json, nft_load};
+use listing::{assert_same_listing, nft_json};
+use netns::{fresh, nft_load};
 use nix::errno::Errno;
 use rulesets::{grants, inputs, set_mut};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};

@@ -16,10 +16,10 @@ mod object;
 mod op;
 mod parse;
 mod send;
-mod socket;
+pub(crate) mod socket;
 mod transition;
 mod uapi;
-mod wire;
+pub(crate) mod wire;
 
 pub use dump::Detail;
 pub use error::NetlinkError;
