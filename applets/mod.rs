@@ -8,6 +8,7 @@ mod install;
 mod nflog_reader;
 mod nft_hook;
 mod probe;
+mod shield;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -29,6 +30,12 @@ struct Applet {
 
 /// CONTRACT section 1. A new applet is one entry.
 static APPLETS: &[Applet] = &[
+    Applet {
+        name: "shield",
+        aliases: &["terok-shield"],
+        about: "the operator's command line",
+        exec: shield::exec,
+    },
     Applet {
         name: "dns-gate",
         aliases: &[],

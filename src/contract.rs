@@ -63,6 +63,8 @@ pub mod file {
     pub const RULESET: &str = "ruleset.nft";
     /// One word: `up`, `down`, `disengaged` or `quarantine`. Absent means `up`.
     pub const POSTURE: &str = "posture";
+    /// Names of the container's profiles, one a line (ours).
+    pub const PROFILES: &str = "profiles";
     /// DNS forwarder address.
     pub const UPSTREAM_DNS: &str = "upstream.dns";
     /// DNS tier name.

@@ -187,6 +187,36 @@ impl Dir {
             .context(|| format!("cannot append to {name}"))
     }
 
+    /// The last `max` bytes of a file, from the beginning of a line; `None` if there is no such
+    /// file.
+    pub fn read_tail(&self, name: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        use std::io::{Seek, SeekFrom};
+        let what = || format!("cannot read {name}");
+        let Some(mut file) = self.open_file(name, OFlags::RDONLY)? else {
+            return Ok(None);
+        };
+        let skipped = file.metadata().context(what)?.len().saturating_sub(max);
+        file.seek(SeekFrom::Start(skipped)).context(what)?;
+        let mut bytes = Vec::new();
+        file.take(max).read_to_end(&mut bytes).context(what)?;
+        if skipped > 0 {
+            let line = bytes
+                .iter()
+                .position(|&b| b == b'\n')
+                .map_or(bytes.len(), |at| at + 1);
+            bytes.drain(..line);
+        }
+        Ok(Some(bytes))
+    }
+
+    /// When a file was last written; `None` if there is no such file.
+    pub fn modified(&self, name: &str) -> Result<Option<std::time::SystemTime>> {
+        let file = self.open_file(name, OFlags::RDONLY)?;
+        Ok(file
+            .and_then(|f| f.metadata().ok())
+            .and_then(|m| m.modified().ok()))
+    }
+
     /// Removes a file; whether there was one.
     pub fn remove(&self, name: &str) -> Result<bool> {
         check_name(name)?;

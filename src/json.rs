@@ -44,6 +44,25 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// A field of several texts, each sanitised.
+    pub fn texts(&mut self, key: &str, values: &[String]) -> &mut Self {
+        self.key(key);
+        self.out.push('[');
+        for (n, value) in values.iter().enumerate() {
+            if n > 0 {
+                self.out.push(',');
+            }
+            push_text(self.out, value);
+        }
+        self.out.push(']');
+        self
+    }
+
+    /// A field that is true or false.
+    pub fn truth(&mut self, key: &str, value: bool) -> &mut Self {
+        self.raw(key, if value { "true" } else { "false" })
+    }
+
     /// A text field whose value is made by us and needs no escape: an address, a time.
     pub fn plain(&mut self, key: &str, value: impl Display) -> &mut Self {
         self.key(key);

@@ -25,6 +25,7 @@ pub mod probe;
 pub mod process;
 pub mod profile;
 pub mod sanitize;
+pub mod shield;
 pub mod unix;
 pub mod validate;
 pub mod watch;

@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 /// All lists of a bundle. Reading, changing and writing them back is one transaction under the
 /// bundle's lock.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Lists {
     /// `profile.allowed`
     pub profile_allowed: Vec<IpNet>,

@@ -21,6 +21,13 @@ pub fn bytes(bytes: &[u8]) -> String {
     }))
 }
 
+/// A line of ours on its way to a terminal: printable ASCII of any length.
+pub fn line(text: &str) -> String {
+    text.chars()
+        .map(|c| if matches!(c, ' '..='~') { c } else { ' ' })
+        .collect()
+}
+
 /// `text` for an error message: sanitised, and between double quotes.
 pub fn quoted(text: &str) -> String {
     let mut out = self::text(text);

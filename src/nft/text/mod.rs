@@ -16,4 +16,4 @@ mod timespan;
 
 pub use error::ParseError;
 pub use parse::{parse, parse_bytes};
-pub use render::render;
+pub use render::{element, render};

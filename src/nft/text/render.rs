@@ -153,7 +153,8 @@ fn listed(a: &Element, b: &Element) -> Ordering {
         .then_with(|| a.cmp(b))
 }
 
-fn element(out: &mut String, e: &Element) {
+/// Appends one element as it stands in a listing.
+pub fn element(out: &mut String, e: &Element) {
     key(out, e);
     if let Some(ms) = e.timeout {
         out.push_str(" timeout ");
