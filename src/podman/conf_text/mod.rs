@@ -358,8 +358,8 @@ impl<'a> Text<'a> {
 /// Bytes to replace, and by what.
 type Edit = (Range<usize>, String);
 
-fn apply(source: &str, mut edits: Vec<Edit>) -> String {
-    edits.sort_by_key(|(range, _)| range.start);
+/// Edits come in the order of the text.
+fn apply(source: &str, edits: Vec<Edit>) -> String {
     let mut out = String::with_capacity(source.len() + 256);
     let mut at = 0;
     for (range, text) in edits {
