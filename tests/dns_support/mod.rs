@@ -264,6 +264,7 @@ pub fn replies(query: &Query<'_>, tcp: bool, before: usize) -> Vec<Vec<u8>> {
     };
     match label {
         "v6" => vec![reply().addresses(qname, 300, &["2001:db8:1::1"]).done()],
+        "ttl5" => vec![reply().addresses(qname, 5, &["198.51.100.6"]).done()],
         "ttl0" => vec![reply().addresses(qname, 0, &["198.51.100.2"]).done()],
         "ttl1" => vec![reply().addresses(qname, 1, &["198.51.100.3"]).done()],
         "ttlhuge" => vec![reply().addresses(qname, 0x7fff_ffff, &["198.51.100.4"]).done()],
@@ -405,6 +406,13 @@ pub fn replies(query: &Query<'_>, tcp: bool, before: usize) -> Vec<Vec<u8>> {
             reply().answer(qname, rtype::HTTPS, 300, b"\0\x01\0\0\x04\0\x03\xc6\x33\x64").done(),
         ],
         "ad" => vec![edit(2, flag::QR | flag::RD | flag::RA | flag::AD)],
+        // Another address each time: 198.18.0.0/15 is for benchmarks.
+        _ if label.starts_with("rotchain") => vec![chain_to(query, qname, 8, &rotating(), 1)],
+        _ if label.starts_with("rotv6") => {
+            let address = format!("2001:db8:1::{:x}", before + 1);
+            vec![reply().addresses(qname, 1, &[&address]).done()]
+        }
+        _ if label.starts_with("rot") => vec![reply().addresses(qname, 1, &[&rotating()]).done()],
         _ if query.question.qtype == rtype::AAAA => {
             vec![reply().addresses(qname, 300, &["2001:db8:1::2"]).done()]
         }
@@ -412,7 +420,18 @@ pub fn replies(query: &Query<'_>, tcp: bool, before: usize) -> Vec<Vec<u8>> {
     }
 }
 
+fn rotating() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("198.{}.{}.{}", 18 + (n >> 16 & 1), n >> 8 & 255, n & 255)
+}
+
 fn chain(query: &Query<'_>, qname: &str, length: usize) -> Vec<u8> {
+    chain_to(query, qname, length, "198.51.100.8", 60)
+}
+
+fn chain_to(query: &Query<'_>, qname: &str, length: usize, end: &str, ttl: u32) -> Vec<u8> {
     let link = |n: usize| {
         if n == 0 {
             qname.to_string()
@@ -421,9 +440,9 @@ fn chain(query: &Query<'_>, qname: &str, length: usize) -> Vec<u8> {
         }
     };
     let reply = (0..length).fold(Reply::to(query), |reply, n| {
-        reply.answer(&link(n), rtype::CNAME, 60, name(&link(n + 1)).wire())
+        reply.answer(&link(n), rtype::CNAME, ttl, name(&link(n + 1)).wire())
     });
-    reply.addresses(&link(length), 60, &["198.51.100.8"]).done()
+    reply.addresses(&link(length), ttl, &[end]).done()
 }
 
 /// A record whose owner is a pointer to itself, or `ahead` octets further on.

@@ -94,6 +94,7 @@ const SYSCALLS: &[libc::c_long] = &[
     libc::SYS_connect,
     libc::SYS_exit,
     libc::SYS_exit_group,
+    libc::SYS_fchmod,
     libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_fsync,
