@@ -532,11 +532,15 @@ fn allow_and_deny_act_at_once_and_lose_no_query() {
             spawn::reload(&world.dir()).unwrap();
             let (code, addresses) = stub.ask(&format!("rot.{domain}"), 1);
             assert_eq!(code, 0);
-            connect(addresses[0]).unwrap();
+            let mut used = connect(addresses[0]).unwrap();
             world.bundle.write("denied.domains", &format!("{domain}\n"));
             spawn::reload(&world.dir()).unwrap();
             assert_eq!(stub.ask(&format!("rot.{domain}"), 1).0, rcode::REFUSED);
             assert!(connect(addresses[0]).is_err(), "closed with its name");
+            let wait = Some(Duration::from_millis(100));
+            used.set_read_timeout(wait).unwrap();
+            let _ = used.write_all(b"cut");
+            assert!(used.read(&mut [0; 3]).is_err(), "its connections are cut");
         }
         assert!(busy.join().unwrap() > 100);
     });

@@ -2,6 +2,7 @@
 //! is closed.
 
 use super::door::Opener;
+use crate::conntrack;
 use crate::contract::{self, set};
 use crate::error::{Error, Result};
 use crate::nft::kernel::{NetlinkError, Nft};
@@ -81,6 +82,9 @@ impl Opener for Kernel {
                 .forget(Family::Inet, contract::TABLE, set, &some)
                 .map_err(into_error)?;
         }
+        // Established flows pass the rules unasked. One whose address is allowed otherwise too
+        // is taken up again with its next packet.
+        conntrack::cut(&|destination| addresses.contains(&destination)).map_err(into_error)?;
         Ok(())
     }
 
