@@ -8,6 +8,7 @@ mod install;
 mod nflog_reader;
 mod nft_hook;
 mod probe;
+mod reader_hook;
 mod shield;
 
 use std::ffi::{OsStr, OsString};
@@ -32,7 +33,8 @@ struct Applet {
 static APPLETS: &[Applet] = &[
     Applet {
         name: "shield",
-        aliases: &["terok-shield"],
+        // The bare name is no alias: there the first argument may be an applet.
+        aliases: &[],
         about: "the operator's command line",
         exec: shield::exec,
     },
@@ -53,6 +55,12 @@ static APPLETS: &[Applet] = &[
         aliases: &[],
         about: "stream the blocked connections of one container",
         exec: nflog_reader::exec,
+    },
+    Applet {
+        name: "reader-hook",
+        aliases: &["terok-shield-bridge-hook"],
+        about: "OCI hook: start and stop the event reader; never fails",
+        exec: reader_hook::exec,
     },
     Applet {
         name: "probe",

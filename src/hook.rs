@@ -18,6 +18,7 @@ use crate::nft::verify;
 use crate::oci::{Stage, State};
 use crate::process::{self, Identity, PidFd};
 use crate::sanitize;
+use rustix::fs::OFlags;
 use std::io::Read;
 
 /// Runs one stage with the OCI state from `input`. The error has been written to the bundle's
@@ -38,6 +39,9 @@ fn create_runtime(state: &State) -> Result<()> {
 
 /// One line in the bundle's log, for the person who finds the container refused.
 fn log_error(bundle: &Bundle, state: &State, error: &Error) {
+    if is_stderr(bundle) {
+        return;
+    }
     let line = format!(
         "{} {} nft-hook: {}\n",
         clock::rfc3339(clock::now()),
@@ -46,6 +50,21 @@ fn log_error(bundle: &Bundle, state: &State, error: &Error) {
     );
     // The container is refused whether or not this can be written.
     let _ = bundle.dir().append(file::HOOK_ERROR_LOG, line.as_bytes());
+}
+
+/// Whether stderr already goes to the bundle's log: crun sends it where the annotation
+/// `run.oci.hooks.stderr` says, and one failure is one line.
+fn is_stderr(bundle: &Bundle) -> bool {
+    let log = bundle
+        .dir()
+        .open_file(file::HOOK_ERROR_LOG, OFlags::RDONLY)
+        .ok()
+        .flatten();
+    let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let log = log
+        .and_then(|file| rustix::fs::fstat(&file).ok())
+        .map(identity);
+    log.is_some() && log == rustix::fs::fstat(std::io::stderr()).ok().map(identity)
 }
 
 fn protect(state: &State, bundle: &Bundle) -> Result<()> {
@@ -71,7 +90,7 @@ fn protect(state: &State, bundle: &Bundle) -> Result<()> {
 }
 
 /// The init process, by descriptor, if this is the one our runtime started.
-fn container_init(state: &State) -> Result<PidFd> {
+pub(crate) fn container_init(state: &State) -> Result<PidFd> {
     let pid = state
         .pid
         .ok_or_else(|| Error::new("the OCI state has no pid"))?;
@@ -94,7 +113,7 @@ fn container_init(state: &State) -> Result<PidFd> {
 }
 
 /// An image can name somebody else's bundle: refuse one whose container is another and lives.
-fn refuse_foreign_bundle(state: &State, bundle: &Bundle) -> Result<()> {
+pub(crate) fn refuse_foreign_bundle(state: &State, bundle: &Bundle) -> Result<()> {
     let Some(id) = bundle.container_id()? else {
         return Ok(());
     };

@@ -24,6 +24,7 @@ pub mod podman;
 pub mod probe;
 pub mod process;
 pub mod profile;
+pub mod reader_hook;
 pub mod sanitize;
 pub mod shield;
 pub mod unix;

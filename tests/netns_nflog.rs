@@ -416,7 +416,7 @@ fn an_idle_reader_sleeps_and_is_small() {
     let limit = if std::env::var("TEROK_SHIELD_BIN").is_ok() {
         1024
     } else {
-        2048
+        4096
     };
     assert!(private <= limit, "{private} KiB");
 }

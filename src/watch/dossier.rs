@@ -40,16 +40,22 @@ pub struct Dossier {
 
 /// The `dossier.` annotations of a JSON object of annotations, prefix stripped, bounded.
 pub fn fields_of(annotations: &Value) -> Fields {
+    let Value::Object(object) = annotations else {
+        return Fields::new();
+    };
+    fields_among(object.iter().filter_map(|(key, value)| match value {
+        Value::String(value) => Some((key.as_str(), value.as_str())),
+        _ => None,
+    }))
+}
+
+/// The same of annotations as pairs.
+pub fn fields_among<'a>(annotations: impl Iterator<Item = (&'a str, &'a str)>) -> Fields {
     let mut fields = Fields::new();
     let mut room = MAX_JSON;
-    if let Value::Object(object) = annotations {
-        for (key, value) in object {
-            let Some(key) = key.strip_prefix(annotation::DOSSIER_PREFIX) else {
-                continue;
-            };
-            if let Value::String(value) = value {
-                take(&mut fields, key, value, &mut room);
-            }
+    for (key, value) in annotations {
+        if let Some(key) = key.strip_prefix(annotation::DOSSIER_PREFIX) {
+            take(&mut fields, key, value, &mut room);
         }
     }
     fields
@@ -66,10 +72,11 @@ fn take(fields: &mut Fields, key: &str, value: &str, room: &mut usize) {
     }
 }
 
-/// The `dossier.` fields as a JSON object of annotations again, for the reader's command line.
-pub fn annotations_json(fields: &Fields) -> String {
+/// The annotations the reader wants, as a JSON object for its command line.
+pub fn annotations_json(fields: &Fields, audit_enabled: Option<&str>) -> String {
     let mut out = String::new();
     let mut object = Object::open(&mut out);
+    object.some_text(annotation::AUDIT_ENABLED, audit_enabled);
     for (key, value) in fields {
         object.text(&format!("{}{key}", annotation::DOSSIER_PREFIX), value);
     }
@@ -221,7 +228,7 @@ mod tests {
         }
         huge.push_str(&format!("\"dossier.z\":\"{}\"}}", "x".repeat(1_000_000)));
         let fixed = fields(&huge);
-        assert!(annotations_json(&fixed).len() <= MAX_JSON + 8192);
+        assert!(annotations_json(&fixed, None).len() <= MAX_JSON + 8192);
         let (path, dir) = temp("huge");
         let mut dossier = Dossier::new(&dir, fixed);
         let json = now(&mut dossier).to_string();
@@ -233,7 +240,7 @@ mod tests {
     #[test]
     fn the_command_lines_form_reads_back() {
         let given = fields(r#"{"dossier.a":"1","dossier.b":"x\"y\\"}"#);
-        let json = annotations_json(&given);
+        let json = annotations_json(&given, Some("false"));
         assert_eq!(fields(&json), given);
     }
 }
