@@ -11,7 +11,7 @@ use crate::bundle;
 use crate::conntrack;
 use crate::contract::{self, set};
 use crate::dns::service;
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::hub;
 use crate::ipnet::IpNet;
 use crate::lists::{Lists, Settings, Timed, TimedService};
@@ -247,8 +247,10 @@ fn change(
         outcome.posture,
         &policy::compile(outcome.posture, &lasting(inputs)),
     )?;
-    if outcome.running {
-        service::reload(&c.bundle)?;
+    let names =
+        lists.domains() != before.domains() || lists.denied_domains != before.denied_domains;
+    if outcome.running && (names || outcome.posture != stored) {
+        service::reload(&c.bundle).context(|| "the rules are changed, but not the names")?;
     }
     Ok(outcome)
 }
