@@ -72,6 +72,8 @@ static APPLETS: &[Applet] = &[
 
 /// The applet that owns the command line where neither argv[0] nor the first argument names one.
 const DEFAULT: &str = "shield";
+/// The binary's own name.
+const BARE: &str = "terok-shield";
 
 /// Runs the applet that the command line names.
 pub fn main() -> ExitCode {
@@ -102,7 +104,9 @@ fn dispatch(argv: &[OsString]) -> Result<ExitCode> {
         Some((called, rest)) => (basename(called), rest),
         None => (OsStr::new(""), argv),
     };
-    if let Some(applet) = find(called) {
+    // Under the bare name the first argument is an applet or a verb; under any other the applet
+    // is settled.
+    if let Some(applet) = find(called).filter(|_| called != BARE) {
         return (applet.exec)(rest);
     }
     let Some((first, after)) = rest.split_first() else {
@@ -243,6 +247,12 @@ mod tests {
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("\"nonsense\""), "{error}");
         assert!(error.to_string().contains("probe"), "{error}");
+    }
+
+    #[test]
+    fn the_bare_name_leads_to_every_applet() {
+        let error = run(&["/usr/bin/terok-shield", "dns-gate", "nonsense"]).unwrap_err();
+        assert!(error.to_string().contains("dns-gate"), "{error}");
     }
 
     #[test]
