@@ -105,6 +105,12 @@ impl<'a> Lexer<'a> {
         ahead.next()
     }
 
+    /// The byte with which the next token begins; cheaper than a look at the whole token.
+    pub fn next_byte(&mut self) -> Option<u8> {
+        self.skip_blanks();
+        self.text.as_bytes().get(self.pos).copied()
+    }
+
     /// Passes newlines and semicolons.
     pub fn skip_separators(&mut self) -> Result<(), Fault> {
         while self.peek()? == Token::Separator {
@@ -114,23 +120,23 @@ impl<'a> Lexer<'a> {
     }
 
     /// Passes newlines, which mean nothing inside a list.
-    pub fn skip_newlines(&mut self) -> Result<(), Fault> {
+    pub fn skip_newlines(&mut self) {
         loop {
-            self.skip_blanks();
-            match self.rest().first() {
+            match self.next_byte() {
                 Some(b'\n') => self.pos += 1,
-                _ => return Ok(()),
+                _ => return,
             }
         }
     }
 
     /// Passes this symbol if it is next.
-    pub fn accept(&mut self, symbol: u8) -> Result<bool, Fault> {
-        let found = self.peek()? == Token::Symbol(symbol);
+    pub fn accept(&mut self, symbol: u8) -> bool {
+        let found = self.next_byte() == Some(symbol);
         if found {
-            self.next()?;
+            self.at = self.pos;
+            self.pos += 1;
         }
-        Ok(found)
+        found
     }
 
     /// Passes this word if it is next.

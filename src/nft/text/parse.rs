@@ -165,7 +165,7 @@ impl<'a> Reader<'a> {
     fn table_block(&mut self) -> Result<(), Fault> {
         self.identify()?;
         self.table.get_or_insert_default();
-        if !self.lex.accept(b'{')? {
+        if !self.lex.accept(b'{') {
             return Ok(());
         }
         loop {
@@ -276,7 +276,7 @@ impl<'a> Reader<'a> {
             return Ok(());
         };
         // `add chain inet t c` needs no block.
-        if !self.lex.accept(b'{')? {
+        if !self.lex.accept(b'{') {
             return Ok(());
         }
         let base = chain_block(&mut self.lex, chain, family, &mut table.uses)?;

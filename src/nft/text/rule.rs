@@ -162,20 +162,20 @@ impl<'l, 'a> RuleReader<'l, 'a> {
 
     /// Gives the words of one value or `{ value, … }` to `take`, which says whether they fit.
     fn list(&mut self, what: &str, take: &mut dyn FnMut(&str) -> Option<()>) -> Result<(), Fault> {
-        let braces = self.lex.accept(b'{')?;
+        let braces = self.lex.accept(b'{');
         loop {
             if braces {
-                self.lex.skip_newlines()?;
+                self.lex.skip_newlines();
             }
             let word = self.lex.word(what)?;
             take(word).ok_or_else(|| bad(self.lex, word, what))?;
             if !braces {
                 return Ok(());
             }
-            self.lex.skip_newlines()?;
-            let more = self.lex.accept(b',')?;
-            self.lex.skip_newlines()?;
-            if self.lex.accept(b'}')? {
+            self.lex.skip_newlines();
+            let more = self.lex.accept(b',');
+            self.lex.skip_newlines();
+            if self.lex.accept(b'}') {
                 return Ok(());
             }
             if !more {
@@ -196,7 +196,7 @@ impl<'l, 'a> RuleReader<'l, 'a> {
         loop {
             let braces = self.lex.peek()? == Token::Symbol(b'{');
             self.list("a connection state", &mut take)?;
-            if braces || !self.lex.accept(b',')? {
+            if braces || !self.lex.accept(b',') {
                 return Ok(Expr::CtState(mask));
             }
         }

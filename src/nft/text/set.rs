@@ -83,7 +83,7 @@ impl Draft {
                 "timeout" => self.set.timeouts = true,
                 other => return Err(bad(lex, other, "a supported set flag (interval, timeout)")),
             }
-            if !lex.accept(b',')? {
+            if !lex.accept(b',') {
                 return Ok(());
             }
         }
@@ -283,16 +283,16 @@ fn read_list(
     each: &mut dyn FnMut(usize, Element),
 ) -> Result<(), Fault> {
     loop {
-        lex.skip_newlines()?;
+        lex.skip_newlines();
         let word = lex.word("an element")?;
         let at = lex.at;
         let element = element(lex, word, set)?;
         each(at, element);
-        lex.skip_newlines()?;
-        let more = lex.accept(b',')?;
-        lex.skip_newlines()?;
+        lex.skip_newlines();
+        let more = lex.accept(b',');
+        lex.skip_newlines();
         // nft takes a comma after the last element too.
-        if lex.accept(b'}')? {
+        if lex.accept(b'}') {
             return Ok(());
         }
         if !more {
@@ -330,8 +330,11 @@ fn element(lex: &mut Lexer<'_>, word: &str, set: &Set) -> Result<Element, Fault>
         let port = names::port(word).ok_or_else(|| bad(lex, word, "a port"))?;
         element.service = Some((proto, port));
     }
-    while let Token::Word(property @ ("timeout" | "expires")) = lex.peek()? {
-        lex.next()?;
+    while let Some(b't' | b'e') = lex.next_byte() {
+        let property = lex.word("a property of an element")?;
+        if !matches!(property, "timeout" | "expires") {
+            return Err(bad(lex, property, "a supported property of an element"));
+        }
         if !set.timeouts {
             return Err(lex.fault(format!(
                 "set \"{}\" takes no timeouts (\"flags timeout\" before the elements)",
