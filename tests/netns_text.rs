@@ -3,6 +3,7 @@
 #[path = "common/arbitrary.rs"]
 mod arbitrary;
 #[path = "common/netns.rs"]
+#[allow(dead_code)] // each test uses a part
 mod netns;
 
 use netns::{fresh, nft_load, run};

@@ -1,8 +1,5 @@
 //! Fresh network namespaces for tests, and Debian's nft in them.
 
-// Each test binary uses what it needs of this.
-#![allow(dead_code)]
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 

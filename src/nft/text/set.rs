@@ -41,10 +41,16 @@ impl Draft {
         loop {
             lex.skip_separators()?;
             let token = lex.next()?;
+            // What an element may be, and what it means, is settled when it is read.
+            if let (Token::Word("type" | "flags" | "timeout"), false) =
+                (token, self.lists.is_empty())
+            {
+                return Err(lex.fault("this must stand before the set's elements"));
+            }
             match token {
                 Token::Symbol(b'}') if typed => return Ok(()),
                 Token::Symbol(b'}') => return Err(lex.fault("this set has no type")),
-                Token::Word("type") => {
+                Token::Word("type") if !typed => {
                     self.set.key = key_type(lex)?;
                     typed = true;
                 }

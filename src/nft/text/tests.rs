@@ -412,6 +412,21 @@ fn a_refused_element_is_refused_at_its_place() {
             "expected an element, found \"}\"",
         ),
         (
+            "type ipv4_addr; elements = { 1.2.3.4 }; type ipv6_addr",
+            49,
+            "this must stand before the set's elements",
+        ),
+        (
+            "type ipv4_addr; flags timeout; elements = { 1.2.3.4 timeout 0s }; timeout 30m",
+            75,
+            "this must stand before the set's elements",
+        ),
+        (
+            "type ipv4_addr; type ipv6_addr",
+            25,
+            "expected a property of a set, found \"type\"",
+        ),
+        (
             "elements = { 1.2.3.4 }",
             9,
             "the set's type must stand before its elements",
