@@ -17,11 +17,13 @@ MAX_SIZE := 1048576
 
 # Linked by Rust's own lld against its own musl start files: the same for every target, and it
 # sidesteps musl-gcc, whose specs turn -static-pie into a dynamically linked program silently.
-# The result is position-independent (ASLR), with read-only relocations, packed.
+# On x86_64 the result is position-independent (ASLR), with read-only relocations, packed; rustc
+# has no static PIE for aarch64 musl yet.
 STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=pic \
 	-C linker=rust-lld -C linker-flavor=ld.lld -C link-self-contained=yes \
 	-C link-arg=--icf=all -C link-arg=-zpack-relative-relocs -C link-arg=-zrelro \
 	-C link-arg=-znow -C link-arg=--build-id=none \
+	-C link-arg=-T$(CURDIR)/compat/no-eh-frame.ld -C link-arg=--no-eh-frame-hdr \
 	--remap-path-prefix=$(CARGO_HOME)/registry/src=cargo --remap-path-prefix=$(CURDIR)=.
 
 .PHONY: all deps install test demo bench lab lint clean FORCE

@@ -28,6 +28,8 @@ pub mod reader_hook;
 pub mod sanitize;
 pub mod shield;
 pub mod unix;
+#[cfg(all(target_env = "musl", panic = "abort", not(debug_assertions)))]
+mod unwind;
 pub mod validate;
 pub mod watch;
 pub mod yaml;

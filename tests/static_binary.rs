@@ -42,7 +42,10 @@ fn it_needs_no_interpreter_and_no_library() {
 
 #[test]
 fn it_is_position_independent_with_read_only_relocations_and_no_executable_stack() {
-    assert!(readelf("-h").contains("DYN (Position-Independent Executable file)"));
+    if env::consts::ARCH == "x86_64" {
+        // rustc has no static PIE for aarch64 musl yet.
+        assert!(readelf("-h").contains("DYN (Position-Independent Executable file)"));
+    }
     let segments = readelf("-l");
     assert!(segments.contains("GNU_RELRO"));
     let stack = segments.lines().find(|l| l.contains("GNU_STACK")).unwrap();
