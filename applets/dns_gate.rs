@@ -2,7 +2,7 @@
 
 use crate::dns::gate::kernel;
 use crate::dns::gate::server::Sockets;
-use crate::dns::gate::spawn::{inherited, supervise, work};
+use crate::dns::gate::spawn::{inherited, keep_dnsmasq, supervise, work};
 use crate::error::{Error, Result};
 use crate::files::Dir;
 use std::ffi::OsString;
@@ -22,6 +22,7 @@ pub fn exec(args: &[OsString]) -> Result<ExitCode> {
     let mut listen = LISTEN;
     let mut ready = None;
     let mut worker = None;
+    let mut dnsmasq = false;
     for arg in args {
         let wrong = || Error::usage(format!("cannot read {}; {USAGE}", super::quoted(arg)));
         let (key, value) = arg
@@ -34,6 +35,8 @@ pub fn exec(args: &[OsString]) -> Result<ExitCode> {
             "--bundle-fd" => bundle = Some(Dir::from_fd(inherited(number()?)?)?),
             "--listen" => listen = value.parse().map_err(|_| wrong())?,
             "--ready-fd" => ready = Some(inherited(number()?)?),
+            // The dnsmasq tier: dnsmasq serves, this process keeps it.
+            "--dnsmasq" => dnsmasq = true,
             // Between the supervisor and its worker: three sockets and the supervisor's pid.
             "--worker" => worker = Some(four(value).ok_or_else(wrong)?),
             _ => return Err(wrong()),
@@ -41,6 +44,7 @@ pub fn exec(args: &[OsString]) -> Result<ExitCode> {
     }
     let dir = bundle.ok_or_else(|| Error::usage(USAGE))?;
     match worker {
+        None if dnsmasq => keep_dnsmasq(dir, listen, ready)?,
         None => supervise(&dir, listen, ready)?,
         Some([udp, tcp, control, supervisor]) => {
             let sockets = Sockets {

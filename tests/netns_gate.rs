@@ -6,264 +6,24 @@
 mod netns;
 
 mod dns_support;
+#[path = "dns_support/world.rs"]
+mod world;
 
-use dns_support::{Asked, Log, Temp, Upstream, name};
+use dns_support::{Temp, name};
 use netns::{fresh, run};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
-use terok_shield::contract;
+use terok_shield::contract::set::{LEARNED_V4, LEARNED_V6};
 use terok_shield::dns::gate::spawn;
-use terok_shield::dns::ready;
 use terok_shield::dns::wire::build::{Ask, query};
-use terok_shield::dns::wire::{Message, Section, rcode, rdata};
-use terok_shield::files::Dir;
-use terok_shield::nft::kernel::{Detail, Nft};
-use terok_shield::nft::model::Family;
-use terok_shield::nft::policy::{Inputs, Learning, Posture, compile};
+use terok_shield::dns::wire::rcode;
+use terok_shield::nft::policy::{Learning, Posture};
+use world::{Stub, UPSTREAM, World, connect};
 
-/// Where the gate listens and where upstream does.
-const GATE: &str = "127.0.0.1:53";
-const UPSTREAM: &str = "10.77.0.1";
-
-/// A process that ends with its value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The namespace of a container, whose gate serves it, and the world outside.
-struct World {
-    bundle: Temp,
-    log: Log,
-    gate: Running,
-}
-
-/// What runs outside, on 10.77.0.1 and every address of the documentation and benchmark ranges.
-fn outside(
-    dnsmasq: Option<String>,
-    tell: &mpsc::Sender<i32>,
-    go: &mpsc::Receiver<()>,
-) -> (Log, Option<Running>) {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    tell.send(nix::unistd::gettid().as_raw()).unwrap();
-    go.recv().unwrap();
-    for command in [
-        "link set lo up",
-        "addr add 10.77.0.1/24 dev v1",
-        "-6 addr add fd77::1/64 dev v1 nodad",
-        "link set v1 up",
-        "route add local 198.18.0.0/15 dev lo",
-        "route add local 198.51.100.0/24 dev lo",
-        "route add local 203.0.113.0/24 dev lo",
-        "route add local 10.0.0.0/16 dev lo",
-        "route add local 169.254.169.254 dev lo",
-        "-6 route add local 2001:db8:1::/48 dev lo",
-    ] {
-        ip(command);
-    }
-    for port in [443, 853] {
-        // Takes IPv4 too.
-        let listener = TcpListener::bind(format!("[::]:{port}")).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                std::thread::spawn(move || echo(stream));
-            }
-        });
-    }
-    match dnsmasq {
-        None => (Upstream::start_on(&format!("{UPSTREAM}:53")).log, None),
-        Some(config) => (Log::default(), Some(start_dnsmasq(&config))),
-    }
-}
-
-fn echo(mut stream: TcpStream) {
-    let mut buffer = [0; 64];
-    while let Ok(n @ 1..) = stream.read(&mut buffer) {
-        if stream.write_all(&buffer[..n]).is_err() {
-            return;
-        }
-    }
-}
-
-fn start_dnsmasq(arguments: &str) -> Running {
-    let child = Command::new("dnsmasq")
-        .args([
-            "-C",
-            "/dev/null",
-            "-k",
-            "--no-resolv",
-            "--no-hosts",
-            "--bind-interfaces",
-        ])
-        .args(["--pid-file=", "--user=root", "--listen-address", UPSTREAM])
-        .args(arguments.split_whitespace())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("Debian's dnsmasq is needed");
-    ready::wait_for(
-        format!("{UPSTREAM}:53").parse().unwrap(),
-        Duration::from_secs(5),
-    )
-    .unwrap();
-    Running(child)
-}
-
-fn ip(command: &str) {
-    run("ip", &command.split_whitespace().collect::<Vec<_>>());
-}
-
-fn rules(posture: Posture) {
-    let inputs = Inputs {
-        learning: Learning::Gate,
-        forwarder: Some(UPSTREAM.parse().unwrap()),
-        ..Inputs::default()
-    };
-    Nft::open()
-        .unwrap()
-        .replace(&compile(posture, &inputs))
-        .unwrap();
-}
-
-impl World {
-    /// Builds both namespaces. The calling thread is inside the container's.
-    fn new(label: &str, dnsmasq: Option<&str>) -> (Self, Option<Running>) {
-        let (tell, told) = mpsc::channel();
-        let (say_go, go) = mpsc::channel();
-        let config = dnsmasq.map(str::to_string);
-        let world = std::thread::spawn(move || outside(config, &tell, &go));
-        let tid = told.recv().unwrap().to_string();
-        run(
-            "ip",
-            &[
-                "link", "add", "v0", "type", "veth", "peer", "name", "v1", "netns", &tid,
-            ],
-        );
-        for command in [
-            "addr add 10.77.0.2/24 dev v0",
-            "-6 addr add fd77::2/64 dev v0 nodad",
-            "link set v0 up",
-            "route add default via 10.77.0.1",
-            "-6 route add default via fd77::1",
-        ] {
-            ip(command);
-        }
-        say_go.send(()).unwrap();
-        let (log, server) = world.join().unwrap();
-        for address in ["10.77.0.1", "fd77::1"] {
-            wait_until("the link", || connect(address.parse().unwrap()).is_ok());
-        }
-
-        rules(Posture::Up);
-        let bundle = Temp::new(label);
-        bundle.write("profile.domains", "ok.test\n");
-        bundle.write("upstream.dns", UPSTREAM);
-        let gate = start_gate(&bundle);
-        (Self { bundle, log, gate }, server)
-    }
-
-    fn dir(&self) -> Dir {
-        Dir::open(self.bundle.path()).unwrap()
-    }
-
-    fn asked(&self, qname: &str) -> Vec<Asked> {
-        let log = self.log.lock().unwrap();
-        log.iter().filter(|a| a.name == qname).cloned().collect()
-    }
-
-    fn worker(&self) -> i32 {
-        let status = spawn::status(&self.dir()).unwrap();
-        let digits = status.split("\"pid\":").nth(1).unwrap();
-        digits.split(',').next().unwrap().parse().unwrap()
-    }
-}
-
-fn start_gate(bundle: &Temp) -> Running {
-    let child = Command::new(env!("CARGO_BIN_EXE_terok-shield"))
-        .arg("dns-gate")
-        .arg(format!("--bundle={}", bundle.path().display()))
-        .spawn()
-        .unwrap();
-    let gate = Running(child);
-    ready::wait_for(GATE.parse().unwrap(), Duration::from_secs(5)).unwrap();
-    gate
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(10),
-            "{what} did not come"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A stub resolver with a socket of its own.
-struct Stub(UdpSocket);
-
-impl Stub {
-    fn new() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(GATE).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(3)))
-            .unwrap();
-        Self(socket)
-    }
-
-    fn ask(&self, qname: &str, qtype: u16) -> (u16, Vec<IpAddr>) {
-        let ask = Ask {
-            edns: true,
-            ..Ask::default()
-        };
-        self.0
-            .send(&query(1, name(qname).wire(), qtype, &ask))
-            .unwrap();
-        let mut buffer = [0; 2048];
-        let n = self
-            .0
-            .recv(&mut buffer)
-            .unwrap_or_else(|e| panic!("{qname}: {e}"));
-        let message = Message::new(&buffer[..n]).unwrap();
-        let (_, end) = message.question().unwrap();
-        let answers = message
-            .records(end)
-            .flatten()
-            .filter(|r| r.section == Section::Answer);
-        (
-            message.rcode(),
-            answers.filter_map(|r| rdata::address(&r)).collect(),
-        )
-    }
-}
-
-/// Connects to port 443; `Err` is what the first packet met.
-fn connect(address: IpAddr) -> std::io::Result<TcpStream> {
-    TcpStream::connect_timeout(&SocketAddr::new(address, 443), Duration::from_millis(500))
-}
-
-/// Addresses in both learned sets, and their timeouts in seconds.
 fn learned() -> Vec<(String, u64)> {
-    let held = Nft::open()
-        .unwrap()
-        .dump(Family::Inet, contract::TABLE, Detail::Full)
-        .unwrap()
-        .unwrap();
-    let sets = [contract::set::LEARNED_V4, contract::set::LEARNED_V6];
-    let elements = sets
-        .iter()
-        .flat_map(|s| held.set(s).unwrap().elements.clone());
-    elements
-        .map(|e| (e.first.to_string(), e.timeout.unwrap() / 1000))
-        .collect()
+    world::learned([LEARNED_V4, LEARNED_V6])
 }
 
 /// Runs a program as the workload would be: no CAP_NET_ADMIN, no CAP_NET_RAW, resolv.conf pointing
@@ -291,7 +51,7 @@ fn text(output: &Output) -> String {
 #[test]
 fn ten_thousand_rounds_never_meet_a_closed_door() {
     fresh(|| {
-        let (_world, _) = World::new("rounds", None);
+        let (_world, _) = World::new("rounds", Learning::Gate, None);
         let stub = Stub::new();
         let begun = Instant::now();
         let mut connections = 0;
@@ -355,7 +115,7 @@ fn a_real_dnsmasq_upstream_with_rotating_records() {
             config.push_str(&format!(" --cname=c{n}.ok.test,c{}.ok.test", n + 1));
         }
         config.push_str(" --host-record=c8.ok.test,203.0.113.8,1");
-        let (_world, _server) = World::new("dnsmasq-upstream", Some(&config));
+        let (_world, _server) = World::new("dnsmasq-upstream", Learning::Gate, Some(&config));
         let stub = Stub::new();
         for n in 0..500 {
             let (qname, qtype) =
@@ -381,7 +141,7 @@ fn a_real_dnsmasq_upstream_with_rotating_records() {
 #[test]
 fn real_clients_resolve_and_connect_through_the_gate() {
     fresh(|| {
-        let (world, _) = World::new("clients", None);
+        let (world, _) = World::new("clients", Learning::Gate, None);
         let source = world.bundle.path().join("resolve.c");
         let binary = world.bundle.path().join("resolve");
         std::fs::write(&source, MUSL_CLIENT).unwrap();
@@ -436,7 +196,7 @@ int main(int argc, char **argv) {
 #[test]
 fn no_question_of_the_workload_reaches_upstream_by_another_way() {
     fresh(|| {
-        let (world, _) = World::new("leaks", None);
+        let (world, _) = World::new("leaks", Learning::Gate, None);
         for command in [
             format!("dig +tries=1 +time=1 @{UPSTREAM} secret1.leak.test"),
             format!("dig +tries=1 +time=1 +tcp @{UPSTREAM} secret2.leak.test"),
@@ -473,7 +233,7 @@ fn no_question_of_the_workload_reaches_upstream_by_another_way() {
 #[test]
 fn elements_live_as_long_as_their_answers_and_connections_outlive_them() {
     fresh(|| {
-        let (world, _) = World::new("lifetimes", None);
+        let (world, _) = World::new("lifetimes", Learning::Gate, None);
         let stub = Stub::new();
         let (_, addresses) = stub.ask("ttl5.ok.test", 1);
         assert_eq!(
@@ -503,7 +263,7 @@ fn elements_live_as_long_as_their_answers_and_connections_outlive_them() {
         assert!(connect(addresses[0]).is_ok());
         assert_eq!(world.asked("ttl5.ok.test").len(), 1, "from the cache");
         // A posture change that empties the sets is noticed too.
-        rules(Posture::Up);
+        world::rules(Posture::Up, Learning::Gate);
         assert!(learned().is_empty());
         assert_eq!(stub.ask("ttl5.ok.test", 1).1, addresses);
         assert!(connect(addresses[0]).is_ok());
@@ -513,7 +273,7 @@ fn elements_live_as_long_as_their_answers_and_connections_outlive_them() {
 #[test]
 fn allow_and_deny_act_at_once_and_lose_no_query() {
     fresh(|| {
-        let (world, _) = World::new("reload-live", None);
+        let (world, _) = World::new("reload-live", Learning::Gate, None);
         let busy = std::thread::spawn(|| {
             let stub = Stub::new();
             let begun = Instant::now();
@@ -549,7 +309,7 @@ fn allow_and_deny_act_at_once_and_lose_no_query() {
 #[test]
 fn a_killed_gate_is_back_within_a_second_and_opens_nothing_meanwhile() {
     fresh(|| {
-        let (world, _) = World::new("killed", None);
+        let (world, _) = World::new("killed", Learning::Gate, None);
         let stub = Stub::new();
         assert_eq!(stub.ask("plain.ok.test", 1).0, 0);
         let before = learned();
@@ -581,14 +341,14 @@ fn a_killed_gate_is_back_within_a_second_and_opens_nothing_meanwhile() {
             world.bundle.write("denied.domains", "");
             spawn::reload(&world.dir()).unwrap();
         }
-        drop(world.gate);
+        drop(world.server);
     });
 }
 
 #[test]
 fn the_worker_holds_one_capability_and_little_memory() {
     fresh(|| {
-        let (world, _) = World::new("confined", None);
+        let (world, _) = World::new("confined", Learning::Gate, None);
         let stub = Stub::new();
         for n in 0..2000 {
             assert_eq!(stub.ask(&format!("many{n}.ok.test"), 1).0, 0);

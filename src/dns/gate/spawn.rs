@@ -11,6 +11,7 @@ use super::report::Report;
 use super::server::{Gate, Sockets};
 use super::settings::Settings;
 use crate::contract::{self, file};
+use crate::dns::keeper::{self, Keeper};
 use crate::dns::ready;
 use crate::error::{Context, Error, Result};
 use crate::files::Dir;
@@ -30,9 +31,9 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// How long the gate may take to serve after it was started.
-const START: Duration = Duration::from_secs(3);
+const START: Duration = Duration::from_secs(5);
 /// How long it may take to end or to reload.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// A worker that died younger than this is not replaced before [`PAUSE`] has passed.
 const YOUNG: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(200);
@@ -85,21 +86,35 @@ pub fn start(dir: &Dir, listen: SocketAddr) -> Result<Identity> {
     resume(dir, listen)
 }
 
+/// As [`start`], for the dnsmasq tier: starts dnsmasq and the process that keeps it.
+///
+/// # Errors
+/// dnsmasq does not serve; its own words where it had any. Nothing is left running.
+pub fn start_dnsmasq(dir: &Dir, listen: SocketAddr) -> Result<Identity> {
+    stop(dir)?;
+    dir.remove(file::GATE_LOG)?;
+    launch(dir, listen, Some("--dnsmasq=keep")).context(|| "cannot start the dnsmasq tier")
+}
+
 /// As [`start`], for a gate that died while its container lives on: it must know what it held
 /// open, for that is open still.
 ///
 /// # Errors
 /// As [`start`].
 pub fn resume(dir: &Dir, listen: SocketAddr) -> Result<Identity> {
-    let what = || "cannot start the DNS gate";
-    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context(what)?;
+    launch(dir, listen, None).context(|| "cannot start the DNS gate")
+}
+
+fn launch(dir: &Dir, listen: SocketAddr, mode: Option<&str>) -> Result<Identity> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (bundle, ready) = (dir.as_fd().as_raw_fd(), write.as_raw_fd());
-    let args = [
+    let mut args = vec![
         "dns-gate".to_string(),
         format!("--bundle-fd={bundle}"),
         format!("--ready-fd={ready}"),
         format!("--listen={listen}"),
     ];
+    args.extend(mode.map(str::to_string));
     let identity = Detached {
         program: OsStr::new("/proc/self/exe"),
         argv0: "terok-shield",
@@ -117,7 +132,8 @@ pub fn resume(dir: &Dir, listen: SocketAddr) -> Result<Identity> {
         if let Some(process) = identity.open() {
             process.terminate(PATIENCE)?;
         }
-        return Err(error).context(what);
+        keeper::stop_orphan(dir)?;
+        return Err(error);
     }
     Ok(identity)
 }
@@ -160,6 +176,7 @@ pub fn stop(dir: &Dir) -> Result<()> {
     if let Some(process) = identity(dir)?.and_then(|identity| identity.open()) {
         process.terminate(PATIENCE)?;
     }
+    keeper::stop_orphan(dir)?;
     dir.remove(file::GATE_PID)?;
     dir.remove(file::GATE_SOCKET)?;
     Ok(())
@@ -294,6 +311,24 @@ fn prepare(dir: &Dir, listen: SocketAddr) -> Result<(Sockets, SignalFd)> {
     let sockets = Sockets::bind(dir, listen)?;
     confine::drop_capabilities()?;
     Ok((sockets, signals()?))
+}
+
+/// The keeper of the dnsmasq tier, until SIGTERM.
+///
+/// # Errors
+/// dnsmasq does not serve; told to `ready` as well.
+pub fn keep_dnsmasq(dir: Dir, listen: SocketAddr, ready: Option<OwnedFd>) -> Result<()> {
+    let started = signals().and_then(|signals| Ok((Keeper::start(dir, listen)?, signals)));
+    match started {
+        Ok((mut keeper, signals)) => {
+            tell(ready, "");
+            keeper.run(&signals)
+        }
+        Err(error) => {
+            tell(ready, &error.to_string());
+            Err(error)
+        }
+    }
 }
 
 /// Blocks the signals we act on and opens a descriptor that delivers them.
