@@ -128,14 +128,18 @@ pub(crate) fn refuse_foreign_bundle(state: &State, bundle: &Bundle) -> Result<()
 
 /// With `--network=container:X` the namespace is X's, and rules of ours would replace X's.
 fn refuse_foreign_netns(nft: &mut Nft, bundle: &Bundle, here: netns::NetnsId) -> Result<()> {
-    let held = nft.dump(Family::Inet, contract::TABLE, Detail::NoElements);
-    let shielded = !matches!(held, Ok(None));
-    if shielded && bundle.recorded_netns()? != Some(here) {
-        return Err(Error::new(
-            "this network namespace is already shielded for another container (--network=container:…)",
-        ));
+    if bundle.recorded_netns()? == Some(here) {
+        return Ok(());
     }
-    Ok(())
+    let held = nft
+        .dump(Family::Inet, contract::TABLE, Detail::NoElements)
+        .context(|| "cannot see whether this network namespace is shielded already")?;
+    match held {
+        None => Ok(()),
+        Some(_) => Err(Error::new(
+            "this network namespace is already shielded for another container (--network=container:…)",
+        )),
+    }
 }
 
 /// What this start shall apply: the bundle's text, unless it is laxer than the bundle's posture.

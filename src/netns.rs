@@ -16,8 +16,12 @@ pub struct NetnsId {
 
 /// The network namespace this thread is in.
 pub fn current() -> Result<NetnsId> {
-    let stat = rustix::fs::stat("/proc/thread-self/ns/net")
-        .context(|| "cannot read our network namespace (is /proc mounted?)")?;
+    identity("/proc/thread-self/ns/net")
+        .context(|| "cannot read our network namespace (is /proc mounted?)")
+}
+
+fn identity(path: &str) -> rustix::io::Result<NetnsId> {
+    let stat = rustix::fs::stat(path)?;
     Ok(NetnsId {
         dev: stat.st_dev,
         ino: stat.st_ino,
@@ -29,19 +33,22 @@ pub fn current() -> Result<NetnsId> {
 /// Refused if that is the namespace we are in already: a container on the host's network cannot
 /// be shielded without shielding the host.
 pub fn enter(process: &PidFd) -> Result<NetnsId> {
+    let pid = process.pid();
     let before = current()?;
-    setns(process.as_fd(), ThreadNameSpaceType::NETWORK).context(|| {
-        format!(
-            "cannot enter the network namespace of process {}",
-            process.pid()
-        )
-    })?;
+    let shared = || {
+        Error::new(format!(
+            "process {pid} shares our own network namespace: a container with --network=host cannot be shielded"
+        ))
+    };
+    let entered = setns(process.as_fd(), ThreadNameSpaceType::NETWORK);
+    if entered.is_err() && identity(&format!("/proc/{pid}/ns/net")) == Ok(before) {
+        // Without privilege over the host's namespace, "not permitted" would name no cure.
+        return Err(shared());
+    }
+    entered.context(|| format!("cannot enter the network namespace of process {pid}"))?;
     let after = current()?;
     if before == after {
-        return Err(Error::new(format!(
-            "process {} shares our own network namespace: a container with --network=host cannot be shielded",
-            process.pid()
-        )));
+        return Err(shared());
     }
     Ok(after)
 }
