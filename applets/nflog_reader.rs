@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::quoted;
 use crate::error::{Error, Result};
 use crate::process::Identity;
-use crate::watch::reader::{self, Options};
+use crate::watch::reader::{self, Emit, Options};
 
 const USAGE: &str = "\
 Usage: nflog-reader STATE_DIR CONTAINER [OPTIONS]
@@ -20,6 +20,8 @@ Options (also --option=VALUE):
   --annotations JSON    the container's annotations; its dossier.* fields go with every event
   --container-id ID     the id events carry (default: the bundle's container.id)
   --hub-socket PATH     the hub's socket (default: the usual place)
+  --emit none           only to watch and simple-clearance, until standard input is closed
+  --join                enter the container's network namespace first
   --init 'PID START'    the container's init process, whose end is the reader's, too
 ";
 
@@ -33,7 +35,8 @@ fn parse(args: &[OsString]) -> Result<Options> {
     let mut options = Options {
         state_dir: PathBuf::new(),
         container: String::new(),
-        to_stdout: false,
+        emit: Emit::Socket,
+        join: false,
         annotations: None,
         container_id: None,
         hub_socket: None,
@@ -44,6 +47,10 @@ fn parse(args: &[OsString]) -> Result<Options> {
         let text = arg.to_str().unwrap_or("");
         if matches!(text, "--help" | "-h") {
             return Err(Error::help(USAGE));
+        }
+        if text == "--join" {
+            options.join = true;
+            continue;
         }
         if !text.starts_with("--") {
             places.push(arg);
@@ -60,7 +67,7 @@ fn parse(args: &[OsString]) -> Result<Options> {
             }
         };
         match flag {
-            "--emit" => options.to_stdout = to_stdout(&value)?,
+            "--emit" => options.emit = emit(&value)?,
             "--annotations" => options.annotations = Some(value),
             "--container-id" => options.container_id = Some(value),
             "--hub-socket" => options.hub_socket = Some(value.into()),
@@ -87,11 +94,12 @@ fn parse(args: &[OsString]) -> Result<Options> {
     Ok(options)
 }
 
-fn to_stdout(value: &str) -> Result<bool> {
+fn emit(value: &str) -> Result<Emit> {
     match value {
-        "socket" => Ok(false),
-        "json" => Ok(true),
-        _ => Err(Error::usage("--emit takes socket or json")),
+        "socket" => Ok(Emit::Socket),
+        "json" => Ok(Emit::Json),
+        "none" => Ok(Emit::Nowhere),
+        _ => Err(Error::usage("--emit takes socket, json or none")),
     }
 }
 
@@ -112,7 +120,7 @@ mod tests {
             let o = parsed(args).unwrap();
             assert_eq!(o.state_dir, PathBuf::from("/b"));
             assert_eq!(o.container, "box");
-            assert!(o.to_stdout);
+            assert_eq!(o.emit, Emit::Json);
             assert_eq!(o.container_id.as_deref(), Some("0123"));
         }
         let o = parsed(&["/b", "box", "--annotations={\"a\":\"b=c\"}", "--init=7 9"]).unwrap();

@@ -47,6 +47,8 @@ pub struct Desk {
     pub dir: Dir,
     /// The container's name, for the audit log and listeners.
     pub container: String,
+    /// Whether there is a hub, or somebody in its place, to be told.
+    pub hub: bool,
     /// Whether the audit log is kept.
     pub audit: bool,
     /// What is due to the hub.
@@ -71,10 +73,18 @@ pub struct Desk {
 
 impl Desk {
     /// A desk for one container.
-    pub fn new(dir: Dir, container: String, audit: bool, dossier: Dossier, names: Names) -> Self {
+    pub fn new(
+        dir: Dir,
+        container: String,
+        hub: bool,
+        audit: bool,
+        dossier: Dossier,
+        names: Names,
+    ) -> Self {
         Self {
             dir,
             container,
+            hub,
             audit,
             table: Destinations::default(),
             dossier,
@@ -134,7 +144,7 @@ impl Desk {
                 self.flush_ears(now);
             }
         }
-        if action != event::QUEUED {
+        if action != event::QUEUED || !self.hub {
             return;
         }
         let due = self.table.packet(packet, domain.clone(), now, self.time);
@@ -253,6 +263,9 @@ impl Desk {
             );
             ears.tell(&line, lost.packets, &self.container, now);
         }
+        if !self.hub {
+            return;
+        }
         let text = describe(&lost);
         if !self.audit || self.note(&text).is_err() {
             output::warn(&format!("{}: {text}", clock::rfc3339(clock::now())));
@@ -302,7 +315,10 @@ mod tests {
         let dir = Dir::create(&path).unwrap();
         let dossier = Dossier::new(&dir, Default::default());
         let names = Names::new(&dir).unwrap();
-        (path, Desk::new(dir, "box".into(), true, dossier, names))
+        (
+            path,
+            Desk::new(dir, "box".into(), true, true, dossier, names),
+        )
     }
 
     fn udp(dest: [u8; 4]) -> Vec<u8> {

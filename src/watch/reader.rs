@@ -6,6 +6,7 @@ use crate::contract::{NFLOG_GROUP, annotation, file};
 use crate::error::{Error, Kind, Result};
 use crate::files::Dir;
 use crate::hub::Paths;
+use crate::netns;
 use crate::nflog::socket::{self, BindError, Nflog, Received};
 use crate::output;
 use crate::process::{Identity, PidFd};
@@ -19,7 +20,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,17 @@ const ORPHANED: u64 = 5000;
 /// First and longest pause while another process owns the group, milliseconds.
 const BUSY: (u64, u64) = (10, 1000);
 
+/// Where the reader's events go, beside the listeners on its own socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Emit {
+    /// To the hub's socket, and to the audit log.
+    Socket,
+    /// To standard output, and to the audit log.
+    Json,
+    /// To listeners only, until standard input is closed.
+    Nowhere,
+}
+
 /// What the reader is told to do.
 #[derive(Debug)]
 pub struct Options {
@@ -39,8 +51,10 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// The container's name.
     pub container: String,
-    /// Events to standard output instead of the hub.
-    pub to_stdout: bool,
+    /// Where events go.
+    pub emit: Emit,
+    /// Enter the container's network namespace first, from the operator's shell.
+    pub join: bool,
     /// The container's annotations, a JSON object.
     pub annotations: Option<String>,
     /// The container's id; else the bundle's `container.id`.
@@ -86,19 +100,27 @@ pub fn run(options: Options) -> Result<()> {
     };
     let id = container_id(&options, &dir);
     let init = open_init(&options, &dir);
-    let target = match (options.to_stdout, options.hub_socket) {
-        (true, _) => Target::Stdout,
-        (false, Some(path)) => Target::Hub(Paths::explicit(path)),
-        (false, None) => Target::Hub(Paths::of(&id)),
+    let target = match (options.emit, options.hub_socket) {
+        (Emit::Json, _) => Some(Target::Stdout),
+        (Emit::Socket, Some(path)) => Some(Target::Hub(Paths::explicit(path))),
+        (Emit::Socket, None) => Some(Target::Hub(Paths::of(&id))),
+        (Emit::Nowhere, _) => None,
     };
     let dossier = Dossier::new(&dir, dossier::fields_of(&annotations));
     let names = Names::new(&dir)?;
-    let audit = !audit_disabled(&annotations);
+    if options.join {
+        match &init {
+            Init::Alive(process) => drop(netns::enter_as_operator(process)?),
+            _ => return Err(Error::new("the container does not run")),
+        }
+    }
+    let audit = target.is_some() && !audit_disabled(&annotations);
+    let hub = target.is_some();
     let mut reader = Reader {
         signals,
         init,
-        sink: Sink::new(target, &id),
-        desk: Desk::new(dir, options.container, audit, dossier, names),
+        sink: target.map(|target| Sink::new(target, &id)),
+        desk: Desk::new(dir, options.container, hub, audit, dossier, names),
         clock: Instant::now(),
         orphaned: None,
     };
@@ -159,7 +181,8 @@ fn audit_disabled(annotations: &Value) -> bool {
 struct Reader {
     signals: SignalFd,
     init: Init,
-    sink: Sink,
+    // None: for listeners only, and only while our standard input is open.
+    sink: Option<Sink>,
     desk: Desk,
     clock: Instant,
     // Since when the container is gone.
@@ -203,11 +226,18 @@ impl Reader {
         if let Init::Alive(init) = &self.init {
             fds.push(PollFd::from_borrowed_fd(init.as_fd(), PollFlags::IN));
         }
+        if self.sink.is_none() {
+            let stdin = rustix::stdio::stdin();
+            fds.push(PollFd::from_borrowed_fd(stdin, PollFlags::IN));
+        }
     }
 
     /// Whether it is time to end, and why.
     fn ending(&mut self, now: u64) -> Option<End> {
         if matches!(self.signals.read_signal(), Ok(Some(_))) {
+            return Some(End::Told);
+        }
+        if self.sink.is_none() && has_hung_up(rustix::stdio::stdin()) {
             return Some(End::Told);
         }
         let dead = match &self.init {
@@ -218,7 +248,8 @@ impl Reader {
         if dead {
             self.init = Init::Dead;
             let since = *self.orphaned.get_or_insert(now);
-            if now.saturating_sub(since) >= ORPHANED {
+            // Where no hook started us, no poststop comes.
+            if now.saturating_sub(since) >= ORPHANED || self.sink.is_none() {
                 return Some(End::ContainerGone);
             }
         }
@@ -237,10 +268,11 @@ impl Reader {
         self.read_packets(&mut nflog, &mut buffer)?;
         let now = self.now();
         self.desk.report(now);
-        let dossier = self.desk.dossier.json();
-        let table = &mut self.desk.table;
-        self.sink
-            .finish(table, dossier, end.reason(), now, FAREWELL);
+        if let Some(sink) = &mut self.sink {
+            let dossier = self.desk.dossier.json();
+            let table = &mut self.desk.table;
+            sink.finish(table, dossier, end.reason(), now, FAREWELL);
+        }
         // Only while we own the group: the next reader has made its own.
         let _ = self.desk.dir.remove(file::EVENTS_SOCKET);
         drop(nflog);
@@ -258,8 +290,9 @@ impl Reader {
             if let Some(ears) = &mut self.desk.ears {
                 ears.serve(&self.desk.container, now);
             }
-            let dossier = self.desk.dossier.json();
-            self.sink.pump(&mut self.desk.table, dossier, now)?;
+            if let Some(sink) = &mut self.sink {
+                sink.pump(&mut self.desk.table, self.desk.dossier.json(), now)?;
+            }
             self.desk.report_if_due(now);
             if more {
                 continue;
@@ -267,7 +300,9 @@ impl Reader {
             let mut fds = Vec::with_capacity(16);
             fds.push(PollFd::from_borrowed_fd(nflog.as_fd(), PollFlags::IN));
             self.control_fds(&mut fds);
-            self.sink.poll_fds(&mut fds);
+            if let Some(sink) = &self.sink {
+                sink.poll_fds(&mut fds);
+            }
             if let Some(ears) = &self.desk.ears {
                 ears.poll_fds(&mut fds);
             }
@@ -279,7 +314,7 @@ impl Reader {
     /// When something is due even if nothing happens.
     fn deadline(&self) -> Option<u64> {
         [
-            self.sink.deadline(),
+            self.sink.as_ref().and_then(Sink::deadline),
             self.desk.deadline(),
             self.desk.ears.as_ref().and_then(Ears::deadline),
             self.orphaned.map(|since| since + ORPHANED),
@@ -320,6 +355,15 @@ impl Reader {
         }
         Ok(more)
     }
+}
+
+/// Whether the other end of a pipe is closed (nobody writes into this one).
+fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    matches!(
+        rustix::event::poll(&mut fds, Some(&Timespec::default())),
+        Ok(1..)
+    )
 }
 
 /// Waits for a descriptor or for so many milliseconds.
