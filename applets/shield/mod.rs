@@ -4,6 +4,7 @@ mod control;
 mod launch;
 mod observe;
 mod setup;
+mod stream;
 
 use crate::error::{Error, Result};
 use crate::paths::Env;
@@ -107,6 +108,11 @@ static VERBS: &[Verb] = &[
         name: "logs",
         about: "the audit log",
         exec: observe::logs,
+    },
+    Verb {
+        name: "watch",
+        about: "what happens to a container, as it happens",
+        exec: stream::watch,
     },
     Verb {
         name: "check-environment",

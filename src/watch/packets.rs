@@ -116,7 +116,9 @@ impl Packets {
         if let Some(mut helper) = self.helper.take() {
             // Its standard input closes with ours; it may have ended long ago.
             drop(helper.stdin.take());
-            let _ = helper.kill();
+            // Asked, not killed: it removes its socket.
+            let pid = rustix::process::Pid::from_child(&helper);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             let _ = helper.wait();
         }
     }
