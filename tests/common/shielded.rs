@@ -4,7 +4,7 @@ use super::lab::{BINARY, IMAGE, Ran, Who, in_netns_of, json_string};
 use std::path::{Path, PathBuf};
 use terok_shield::contract::{self, annotation, file};
 use terok_shield::nft::intervals::Grant;
-use terok_shield::nft::policy::{self, Inputs, Posture};
+use terok_shield::nft::policy::{self, Inputs, Learning, Posture};
 use terok_shield::nft::text;
 
 /// Where the lab's descriptors lie; registered for root and the user alike.
@@ -124,15 +124,30 @@ impl Bundle {
 
 /// The text of a ruleset that allows these addresses and networks.
 pub fn ruleset(posture: Posture, allow: &[&str]) -> String {
+    let inputs = Inputs {
+        allow: grants(allow),
+        ..Inputs::default()
+    };
+    text::render(&policy::compile(posture, &inputs))
+}
+
+/// The same for a container whose names the gate resolves, with this forwarder.
+pub fn gate_ruleset(allow: &[&str], forwarder: &str) -> String {
+    let inputs = Inputs {
+        allow: grants(allow),
+        learning: Learning::Gate,
+        forwarder: forwarder.parse().ok(),
+        ..Inputs::default()
+    };
+    text::render(&policy::compile(Posture::Up, &inputs))
+}
+
+fn grants(allow: &[&str]) -> Vec<Grant> {
     let grant = |net: &&str| Grant {
         net: net.parse().unwrap(),
         remaining: None,
     };
-    let inputs = Inputs {
-        allow: allow.iter().map(grant).collect(),
-        ..Inputs::default()
-    };
-    text::render(&policy::compile(posture, &inputs))
+    allow.iter().map(grant).collect()
 }
 
 /// One `podman run`, to be adjusted before it goes.
