@@ -178,9 +178,9 @@ impl Bundle {
     /// Records whose bundle this is from now on. The caller holds the lock.
     pub fn record_container(&self, short_id: &str, init: Identity) -> Result<()> {
         self.dir
-            .write(file::CONTAINER_INIT, init.to_string().as_bytes())?;
+            .write_record(file::CONTAINER_INIT, init.to_string().as_bytes())?;
         self.dir
-            .write(file::CONTAINER_ID, format!("{short_id}\n").as_bytes())
+            .write_record(file::CONTAINER_ID, format!("{short_id}\n").as_bytes())
     }
 
     /// The network namespace the rules were last applied in, as recorded.
@@ -199,7 +199,7 @@ impl Bundle {
 
     /// Records the network namespace. The caller holds the lock.
     pub fn record_netns(&self, netns: NetnsId) -> Result<()> {
-        self.dir.write(
+        self.dir.write_record(
             file::CONTAINER_NETNS,
             format!("{} {}\n", netns.dev, netns.ino).as_bytes(),
         )

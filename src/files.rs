@@ -152,11 +152,21 @@ impl Dir {
     /// The caller holds the directory's [`Lock`]: the temporary name is fixed, so that a writer
     /// killed half-way leaves at most one file, which the next one takes over.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.write_mode(name, content, Mode::RUSR | Mode::WUSR)
+        self.replace(name, content, Mode::RUSR | Mode::WUSR, true)
+    }
+
+    /// Like [`Dir::write`] without the fsync, which costs milliseconds: for what means nothing
+    /// after a crash of the machine, such as a process's identity.
+    pub fn write_record(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.replace(name, content, Mode::RUSR | Mode::WUSR, false)
     }
 
     /// Like [`Dir::write`], for a file that others may read or run: `mode` whatever the umask.
     pub fn write_mode(&self, name: &str, content: &[u8], mode: Mode) -> Result<()> {
+        self.replace(name, content, mode, true)
+    }
+
+    fn replace(&self, name: &str, content: &[u8], mode: Mode, durable: bool) -> Result<()> {
         check_name(name)?;
         let temporary = format!(".{name}.new");
         self.remove(&temporary)?;
@@ -168,7 +178,9 @@ impl Dir {
                 let mut file = File::from(fd);
                 file.write_all(content)?;
                 rustix::fs::fchmod(&file, mode)?;
-                rustix::fs::fsync(&file)?;
+                if durable {
+                    rustix::fs::fsync(&file)?;
+                }
                 Ok(rustix::fs::renameat(&self.fd, &*temporary, &self.fd, name)?)
             });
         if written.is_err() {
