@@ -32,7 +32,10 @@ fn main() -> ExitCode {
     // The bundled default profile's own size under the static tier is a few hundred.
     for addresses in [300, 10_000, 100_000] {
         let _ = std::fs::remove_dir_all(&bundle);
-        std::fs::DirBuilder::new().mode(0o700).create(&bundle).expect("cannot create a bundle");
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&bundle)
+            .expect("cannot create a bundle");
         write_ruleset(&bundle.join("ruleset.nft"), addresses).expect("cannot write the ruleset");
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..PAIRS {
@@ -47,13 +50,19 @@ fn main() -> ExitCode {
 
 fn write_ruleset(path: &Path, addresses: u32) -> std::io::Result<()> {
     let template = include_str!("enforcing.nft");
-    let (head, tail) = template.split_once("@ADDRESSES@").expect("the template names its place");
+    let (head, tail) = template
+        .split_once("@ADDRESSES@")
+        .expect("the template names its place");
     let mut out = BufWriter::new(File::create(path)?);
     out.write_all(head.as_bytes())?;
     for n in 0..addresses {
         // Every other address of 32.0.0.0/6: nothing merges.
         let separator = if n == 0 { "" } else { ", " };
-        write!(out, "{separator}{}", std::net::Ipv4Addr::from((32 << 24) + 2 * n))?;
+        write!(
+            out,
+            "{separator}{}",
+            std::net::Ipv4Addr::from((32 << 24) + 2 * n)
+        )?;
     }
     out.write_all(tail.as_bytes())?;
     out.flush()
@@ -88,7 +97,12 @@ fn hook(binary: &str, bundle: &Path, pid: u32) -> Cost {
             .env_clear()
             .spawn()
             .expect("cannot run the hook");
-        child.stdin.take().expect("piped").write_all(state.as_bytes()).expect("the hook hung up");
+        child
+            .stdin
+            .take()
+            .expect("piped")
+            .write_all(state.as_bytes())
+            .expect("the hook hung up");
         child
     })
 }
@@ -104,6 +118,7 @@ fn nft(bundle: &Path, pid: u32) -> Cost {
     })
 }
 
+#[expect(clippy::zombie_processes, reason = "wait4 reaps it, with what it used")]
 fn measure(start: impl FnOnce() -> Child) -> Cost {
     let begun = Instant::now();
     let child = start();
@@ -116,7 +131,10 @@ fn measure(start: impl FnOnce() -> Child) -> Cost {
         usage
     };
     assert_eq!(status, 0, "the measured program failed");
-    Cost { wall: begun.elapsed(), peak: usage.ru_maxrss }
+    Cost {
+        wall: begun.elapsed(),
+        peak: usage.ru_maxrss,
+    }
 }
 
 fn report(addresses: u32, ours: &mut [Cost], theirs: &mut [Cost]) {
@@ -130,6 +148,15 @@ fn report(addresses: u32, ours: &mut [Cost], theirs: &mut [Cost]) {
     let (o, t) = (median(ours), median(theirs));
     println!(
         "{addresses:9}  {:5.1} [{:.1}..{:.1}]  {:6.1} [{:.1}..{:.1}]  {:5.2}  {:8}  {:7}  {:5.2}",
-        o.0, o.1, o.2, t.0, t.1, t.2, o.0 / t.0, o.3, t.3, o.3 as f64 / t.3 as f64
+        o.0,
+        o.1,
+        o.2,
+        t.0,
+        t.1,
+        t.2,
+        o.0 / t.0,
+        o.3,
+        t.3,
+        o.3 as f64 / t.3 as f64
     );
 }

@@ -119,6 +119,17 @@ impl<'a> Batch<'a> {
         })
     }
 
+    /// Adds the table, which must not exist.
+    pub fn new_table(&mut self) -> Result<()> {
+        let about = format!("the new table {}", self.table);
+        self.object(
+            libc::NFT_MSG_NEWTABLE,
+            CREATE | libc::NLM_F_EXCL,
+            about,
+            |b, h, t| Ok(b.table(h, t)),
+        )
+    }
+
     /// Adds a chain without its rules, or sets an existing one's policy, which may differ from
     /// what the model says.
     pub fn chain(&mut self, chain: &Chain, policy: Option<Policy>) -> Result<()> {

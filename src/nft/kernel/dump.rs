@@ -118,7 +118,8 @@ fn attempt(
 }
 
 /// Whether the table is there, and an ordinary one.
-fn exists(socket: &mut Socket, family: Family, table: &str) -> Result<bool, Failed> {
+/// Whether there is a table of this name.
+pub fn exists(socket: &mut Socket, family: Family, table: &str) -> Result<bool, Failed> {
     let request = Request {
         message: libc::NFT_MSG_GETTABLE,
         answer: libc::NFT_MSG_NEWTABLE,

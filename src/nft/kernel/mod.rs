@@ -62,6 +62,16 @@ impl Nft {
         dump::generation(&mut self.socket)
     }
 
+    /// Whether there is a table of this name.
+    fn exists(&mut self, family: Family, table: &str) -> Result<bool, NetlinkError> {
+        dump::exists(&mut self.socket, family, table).map_err(|failed| match failed {
+            dump::Failed::For(e) => e,
+            dump::Failed::Changed => NetlinkError::Unsteady {
+                what: format!("table {table}"),
+            },
+        })
+    }
+
     /// Reads one table as it was at one moment, or `None` if there is none of this name.
     ///
     /// # Errors

@@ -17,8 +17,12 @@ impl Nft {
     /// # Errors
     /// Any [`NetlinkError`] but `Foreign`, `Unsteady`.
     pub fn replace(&mut self, ruleset: &Ruleset) -> Result<(), NetlinkError> {
+        // Deleting a table costs whoever closes the socket an RCU grace period, some 10 ms, so
+        // the deletion that makes a replacement atomic is left out where there is nothing to
+        // replace. Should a table appear meanwhile, the kernel refuses the batch.
+        let old = self.exists(ruleset.family, &ruleset.table)?;
         let mut batch = self.begin(ruleset.family, &ruleset.table, estimate(ruleset))?;
-        shell(&mut batch, ruleset, None)?;
+        shell(&mut batch, ruleset, None, old)?;
         for set in &ruleset.sets {
             batch.add(set, &set.elements, usize::MAX)?;
         }
@@ -31,12 +35,17 @@ impl Nft {
             return self.commit(finished);
         }
         self.spare = finished.bytes;
-        self.replace_in_stages(ruleset, room)
+        self.replace_in_stages(ruleset, room, old)
     }
 
-    fn replace_in_stages(&mut self, ruleset: &Ruleset, room: usize) -> Result<(), NetlinkError> {
+    fn replace_in_stages(
+        &mut self,
+        ruleset: &Ruleset,
+        room: usize,
+        old: bool,
+    ) -> Result<(), NetlinkError> {
         let mut batch = self.begin(ruleset.family, &ruleset.table, room)?;
-        shell(&mut batch, ruleset, Some(Policy::Drop))?;
+        shell(&mut batch, ruleset, Some(Policy::Drop), old)?;
         let finished = batch.finish();
         self.commit_within(finished, room)?;
         for set in &ruleset.sets {
@@ -125,14 +134,19 @@ impl Nft {
 /// Largest buffer that is kept between transactions.
 const KEEP: usize = 64 * 1024;
 
-/// The table anew, with chains and sets, but neither elements nor rules.
+/// The table anew, in place of an `old` one if there is one, with chains and sets, but neither elements nor rules.
 fn shell(
     batch: &mut Batch<'_>,
     ruleset: &Ruleset,
     policy: Option<Policy>,
+    old: bool,
 ) -> Result<(), NetlinkError> {
-    batch.drop_table()?;
-    batch.table()?;
+    if old {
+        batch.drop_table()?;
+        batch.table()?;
+    } else {
+        batch.new_table()?;
+    }
     for chain in &ruleset.chains {
         batch.chain(chain, policy)?;
     }
