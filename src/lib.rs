@@ -2,10 +2,12 @@
 
 pub mod audit;
 pub mod bundle;
+pub mod clearance;
 pub mod clock;
 pub mod config;
 pub mod conntrack;
 pub mod contract;
+pub mod dbus;
 pub mod dns;
 pub mod error;
 pub mod files;

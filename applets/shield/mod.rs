@@ -115,6 +115,11 @@ static VERBS: &[Verb] = &[
         exec: stream::watch,
     },
     Verb {
+        name: "simple-clearance",
+        about: "decide at this terminal about what a container is kept from",
+        exec: stream::simple_clearance,
+    },
+    Verb {
         name: "check-environment",
         about: "whether this host can shield containers",
         exec: observe::check_environment,

@@ -1,10 +1,13 @@
-//! Verbs that stay: watch.
+//! Verbs that stay: watch, simple-clearance.
 
 use super::{Global, parse};
-use crate::error::Result;
+use crate::clearance::{self, Verdict, Verdicts};
+use crate::error::{Context, Error, Result};
 use crate::watch::live;
 use crate::watch::view::{self, Filter};
 use argh::FromArgs;
+use std::ffi::OsString;
+use std::process::{Command, Stdio};
 
 #[derive(FromArgs)]
 /// What happens to a container as it happens: packets, refused queries, changes of its shield.
@@ -46,4 +49,65 @@ pub fn watch(global: &Global, args: &[&str]) -> Result<()> {
         filter,
     };
     live::run(&container.bundle, &container.name, &options)
+}
+
+#[derive(FromArgs)]
+/// Asks about each destination a container is kept from: allow it, deny it, or leave it.
+#[argh(
+    name = "simple-clearance",
+    example = "terok-shield simple-clearance web",
+    note = "Single keys on a terminal; in a pipe, one word a line: allow, deny, timed, port, domain,\ndeny-domain, skip, quit."
+)]
+struct SimpleClearance {
+    /// the container's name
+    #[argh(positional)]
+    container: String,
+}
+
+/// `terok-shield simple-clearance`
+pub fn simple_clearance(global: &Global, args: &[&str]) -> Result<()> {
+    let args: SimpleClearance = parse("simple-clearance", args)?;
+    let container = global.container(&args.container)?;
+    let mut verbs = Verbs {
+        before: match (&global.env.shield_state_dir, global.state_dir_given) {
+            (Some(dir), true) => vec!["--state-dir".into(), dir.clone()],
+            _ => Vec::new(),
+        },
+        container: container.name.clone(),
+    };
+    clearance::run(&container.bundle, &container.name, &mut verbs)
+}
+
+/// Carries verdicts out by the verbs themselves, each in a process of its own: a verb enters the
+/// container's namespaces, and from there neither the next one nor a resolver could work.
+struct Verbs {
+    before: Vec<OsString>,
+    container: String,
+}
+
+impl Verdicts for Verbs {
+    fn carry_out(&mut self, verdict: &Verdict) -> Result<String> {
+        let words: Vec<&str> = match verdict {
+            Verdict::Allow(target) => vec!["allow", &self.container, target],
+            Verdict::AllowFor(target, time) => {
+                vec!["allow", "--for", time, &self.container, target]
+            }
+            Verdict::Deny(target) => vec!["deny", &self.container, target],
+        };
+        let program = std::env::current_exe().map_err(Error::from)?;
+        let done = Command::new(program)
+            .arg("shield")
+            .args(&self.before)
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .context(|| "cannot carry the verdict out")?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
+        if done.status.success() {
+            Ok(text(&done.stdout))
+        } else {
+            let said = text(&done.stderr);
+            Err(Error::new(said.trim_start_matches("Error: ").to_string()))
+        }
+    }
 }
