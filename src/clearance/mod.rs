@@ -114,7 +114,9 @@ impl Clearance<'_> {
             if let Some(changes) = changes {
                 fds.push(PollFd::new(changes, PollFlags::IN));
             }
-            live::wait_until(&mut fds, deadline)?;
+            if !(self.prompt.is_asking() && self.keys.has_line()) {
+                live::wait_until(&mut fds, deadline)?;
+            }
             drop(fds);
             if self.take_input()? {
                 return Ok(());

@@ -70,6 +70,11 @@ impl Keys {
         }
     }
 
+    /// Whether a whole line is here already, which no descriptor will announce.
+    pub fn has_line(&self) -> bool {
+        self.line.contains(&b'\n') || self.ended
+    }
+
     /// Takes one key or line if there is one.
     pub fn read(&mut self) -> Result<Input> {
         if let Some(line) = self.take_line() {
