@@ -24,7 +24,9 @@ fn main() {
     let (first, count, out_of, window) = (number(2), number(3), number(4), number(5));
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(&arguments[1]).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(1000))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(1000)))
+        .unwrap();
     let mut sent_at = vec![Instant::now(); 65_536];
     let mut times = Vec::with_capacity(count);
     let (mut sent, mut done, mut bad) = (0, 0, 0);

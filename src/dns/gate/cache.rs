@@ -8,7 +8,7 @@ use std::rc::Rc;
 /// Most answers kept.
 const MAX_ENTRIES: usize = 2048;
 /// Most memory for them, octets.
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 768 << 10;
 /// What an answer costs beside its contents: map entry, queue entry, key, reference counts.
 const OVERHEAD: usize = 300;
 /// Longest packed key.
