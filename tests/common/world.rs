@@ -73,3 +73,30 @@ impl World {
         Self
     }
 }
+
+/// Has these hosts send a line every 10 ms to whoever connects.
+pub fn stream_lines(namespace: &str, hosts: &[&str], port: u16) {
+    let path = format!("/run/netns/{namespace}");
+    let addresses: Vec<SocketAddr> = hosts
+        .iter()
+        .map(|h| SocketAddr::new(h.parse::<IpAddr>().unwrap(), port))
+        .collect();
+    std::thread::spawn(move || {
+        let netns = File::open(path).unwrap();
+        nix::sched::setns(netns.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        for address in addresses {
+            let tcp = TcpListener::bind(address).unwrap();
+            std::thread::spawn(move || {
+                for mut stream in tcp.incoming().flatten() {
+                    std::thread::spawn(move || {
+                        while stream.write_all(GREETING.as_bytes()).is_ok() {
+                            std::thread::sleep(std::time::Duration::from_millis(10));
+                        }
+                    });
+                }
+            });
+        }
+    })
+    .join()
+    .unwrap();
+}
