@@ -6,7 +6,7 @@ use crate::audit::Action;
 use crate::bundle::Bundle;
 use crate::config::{Config, Tier};
 use crate::contract::{self, annotation, file, hook_file};
-use crate::dns::gate;
+use crate::dns::{dnsmasq, gate};
 use crate::error::{Error, Result};
 use crate::files::Dir;
 use crate::ipnet::IpNet;
@@ -21,7 +21,7 @@ use crate::podman::{hooks_dir, setup};
 use crate::profile;
 use crate::validate::{self, Domain, Host};
 use rustix::fs::Mode as FileMode;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 /// What a new container's network will look like from inside.
@@ -93,13 +93,6 @@ pub fn prepare(env: &Env, name: &str, profiles: Option<Vec<String>>) -> Result<V
     let profiles = profiles.unwrap_or_else(|| config.default_profiles.clone());
     let mut entries = entries(env, &profiles)?;
     let network = Network::find(env, &Podman::default())?;
-    if config.tier != Tier::Gate {
-        let found = resolve::resolve(&entries.domains, config.tier)?;
-        for (name, why) in &found.failed {
-            crate::output::warn(&format!("Warning: {name} did not resolve: {why}"));
-        }
-        entries.nets.extend(found.nets);
-    }
     let path = env.bundle(name)?;
     Dir::create(&path)?;
     let container = Container {
@@ -107,29 +100,92 @@ pub fn prepare(env: &Env, name: &str, profiles: Option<Vec<String>>) -> Result<V
         bundle: Bundle::open(&path)?,
         audit: config.audit,
     };
-    write_bundle(env, &profiles, &container, &config, &network, entries)?;
-    let joined = profiles.join(":");
+    let plan = Plan {
+        tier: usable_tier(&container, &config, &network, &entries)?,
+        dns_address: dns_address(&profiles),
+        profiles,
+        network,
+        config,
+    };
+    if plan.tier != Tier::Gate {
+        let found = resolve::resolve(&entries.domains, plan.tier)?;
+        for (name, why) in &found.failed {
+            crate::output::warn(&format!("Warning: {name} did not resolve: {why}"));
+        }
+        entries.nets.extend(found.nets);
+    }
+    write_bundle(env, &container, &plan, entries)?;
+    let joined = plan.profiles.join(":");
     container.log(Action::Setup, None, Some(&format!("profiles {joined}")));
-    podman_args(&container, &config, &network, &joined)
+    podman_args(&container, &plan)
 }
 
-fn write_bundle(
-    env: &Env,
-    profiles: &[String],
+/// What prepare decided for a container.
+struct Plan {
+    profiles: Vec<String>,
+    config: Config,
+    network: Network,
+    tier: Tier,
+    /// Where the tier's own server listens.
+    dns_address: IpAddr,
+}
+
+/// A krun guest has a loopback of its own and reaches its host's namespace by another address.
+fn dns_address(profiles: &[String]) -> IpAddr {
+    let krun = profiles.iter().any(|name| name == "krun_guest");
+    let address = krun.then(|| contract::KRUN_DNS.parse().ok()).flatten();
+    address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// The configured tier; the gate, which needs no program of the host, where dnsmasq cannot serve.
+fn usable_tier(
     c: &Container,
     config: &Config,
     network: &Network,
-    entries: Entries,
-) -> Result<()> {
-    let bundle = &c.bundle;
-    let _lock = bundle.lock()?;
-    if bundle.living_init()?.is_some() {
-        return Err(Error::new(format!(
+    entries: &Entries,
+) -> Result<Tier> {
+    let dir = c.bundle.dir();
+    let _lock = c.bundle.lock()?;
+    refuse_running(c)?;
+    dir.remove(file::DNSMASQ_CONF)?;
+    if config.tier != Tier::Dnsmasq {
+        return Ok(config.tier);
+    }
+    write_forwarder(&c.bundle, network.dns)?;
+    c.bundle
+        .write_list(file::PROFILE_DOMAINS, &entries.domains)?;
+    dnsmasq::write_config(dir, (Ipv4Addr::LOCALHOST, 53).into())?;
+    let Err(why) = dnsmasq::check(dir)? else {
+        return Ok(Tier::Dnsmasq);
+    };
+    dir.remove(file::DNSMASQ_CONF)?;
+    let note = format!("the gate serves DNS instead of dnsmasq: {why}");
+    crate::output::warn(&format!("Warning: {note}"));
+    c.log(Action::Note, None, Some(&note));
+    Ok(Tier::Gate)
+}
+
+fn refuse_running(c: &Container) -> Result<()> {
+    match c.bundle.living_init()? {
+        None => Ok(()),
+        Some(_) => Err(Error::new(format!(
             "container {} is running: stop it, or choose another name",
             c.name
-        )));
+        ))),
     }
-    let settings = settings(config, network);
+}
+
+fn write_forwarder(bundle: &Bundle, forwarder: Option<IpAddr>) -> Result<()> {
+    let line = forwarder.map_or(String::new(), |a| format!("{a}\n"));
+    bundle.dir().write(file::UPSTREAM_DNS, line.as_bytes())
+}
+
+fn write_bundle(env: &Env, c: &Container, plan: &Plan, entries: Entries) -> Result<()> {
+    let bundle = &c.bundle;
+    let _lock = bundle.lock()?;
+    refuse_running(c)?;
+    let config = &plan.config;
+    let settings = settings(config, plan.tier, &plan.network);
     let lists = Lists {
         profile_allowed: entries.nets,
         profile_domains: entries.domains,
@@ -140,26 +196,23 @@ fn write_bundle(
         deny: bundle.read_list(file::DENY_LIST)?,
         denied_domains: bundle.read_list(file::DENIED_DOMAINS)?,
     };
-    bundle.write_list(file::PROFILES, profiles)?;
+    bundle.write_list(file::PROFILES, &plan.profiles)?;
     let line = |text: String| format!("{text}\n");
     let dir = bundle.dir();
-    let dns = settings
-        .forwarder
-        .map_or(String::new(), |a| line(a.to_string()));
-    dir.write(file::UPSTREAM_DNS, dns.as_bytes())?;
-    dir.write(file::DNS_TIER, line(config.tier.name().into()).as_bytes())?;
+    write_forwarder(bundle, settings.forwarder)?;
+    dir.write(file::DNS_TIER, line(plan.tier.name().into()).as_bytes())?;
     bundle.write_list(file::LOOPBACK_PORTS, &settings.loopback_ports)?;
     bundle.write_list(file::GATEWAYS, &settings.gateways)?;
-    if serves_dns(config.tier) {
+    if serves_dns(plan.tier) {
         // The workload reads it under whatever user it runs; the directory keeps others out.
-        let text = "nameserver 127.0.0.1\noptions edns0\n";
+        let text = format!("nameserver {}\noptions edns0\n", plan.dns_address);
         dir.write_mode(
             file::RESOLV_CONF,
             text.as_bytes(),
             FileMode::from_raw_mode(0o644),
         )?;
     }
-    if config.tier == Tier::Gate {
+    if plan.tier == Tier::Gate {
         let unlisted = match config.unlisted {
             crate::config::Unlisted::Refuse => gate::settings::Unlisted::Refuse,
             crate::config::Unlisted::Resolve => gate::settings::Unlisted::Resolve,
@@ -170,6 +223,9 @@ fn write_bundle(
         )?;
     }
     lists.write(bundle, None)?;
+    if plan.tier == Tier::Dnsmasq {
+        dnsmasq::write_config(dir, (plan.dns_address, 53).into())?;
+    }
     let hooks = dir.create_subdir(file::HOOKS)?;
     for (name, applet, stage) in hook_file::DESCRIPTORS {
         let text = hooks_dir::descriptor(&setup::hooks_dir(env)?, applet, stage)?;
@@ -185,9 +241,9 @@ fn serves_dns(tier: Tier) -> bool {
     matches!(tier, Tier::Gate | Tier::Dnsmasq)
 }
 
-fn settings(config: &Config, network: &Network) -> Settings {
+fn settings(config: &Config, tier: Tier, network: &Network) -> Settings {
     Settings {
-        learning: match config.tier {
+        learning: match tier {
             Tier::Gate => Learning::Gate,
             Tier::Dnsmasq => Learning::Dnsmasq,
             Tier::Dig | Tier::Getent => Learning::Nobody,
@@ -213,15 +269,13 @@ pub fn preview_inputs(env: &Env) -> Result<Inputs> {
         profile_allowed: entries.nets,
         ..Lists::default()
     };
-    Ok(lists.inputs(&settings(&config, &network), crate::bundle::now()))
+    Ok(lists.inputs(
+        &settings(&config, config.tier, &network),
+        crate::bundle::now(),
+    ))
 }
 
-fn podman_args(
-    c: &Container,
-    config: &Config,
-    network: &Network,
-    profiles: &str,
-) -> Result<Vec<String>> {
+fn podman_args(c: &Container, plan: &Plan) -> Result<Vec<String>> {
     let dir = c.bundle.path().to_str().filter(|p| !p.contains([':', ',']));
     let dir = dir.ok_or_else(|| {
         Error::new(format!(
@@ -229,23 +283,23 @@ fn podman_args(
             c.bundle.path().display()
         ))
     })?;
-    let mut args = network.mode.podman_args();
-    if serves_dns(config.tier) {
+    let mut args = plan.network.mode.podman_args();
+    if serves_dns(plan.tier) {
         let volume = format!("{dir}/{}:/etc/resolv.conf:ro,Z", file::RESOLV_CONF);
         args.extend(["--volume".into(), volume]);
     }
-    let upstream = network.dns.map_or(String::new(), |a| a.to_string());
+    let upstream = plan.network.dns.map_or(String::new(), |a| a.to_string());
     for (key, value) in [
-        (annotation::PROFILES, profiles),
+        (annotation::PROFILES, plan.profiles.join(":").as_str()),
         (annotation::NAME, &c.name),
         (annotation::STATE_DIR, dir),
         (annotation::VERSION, &contract::BUNDLE_VERSION.to_string()),
         (
             annotation::AUDIT_ENABLED,
-            if config.audit { "true" } else { "false" },
+            if plan.config.audit { "true" } else { "false" },
         ),
         (annotation::UPSTREAM_DNS, &upstream),
-        (annotation::DNS_TIER, config.tier.name()),
+        (annotation::DNS_TIER, plan.tier.name()),
         (
             annotation::CRUN_HOOKS_STDERR,
             &format!("{dir}/{}", file::HOOK_ERROR_LOG),
