@@ -1,6 +1,6 @@
 //! Verbs about this host: setup, completions.
 
-use super::{Global, VERBS, parse};
+use super::{Global, parse};
 use crate::error::{Error, Result};
 use crate::output;
 use crate::podman::setup as host;
@@ -52,9 +52,7 @@ pub fn setup(global: &Global, args: &[&str]) -> Result<()> {
 /// `terok-shield completions`
 pub fn completions(global: &Global, args: &[&str]) -> Result<()> {
     let args: Completions = parse("completions", args)?;
-    let names: Vec<&str> = VERBS.iter().map(|v| v.name).collect();
-    let verbs = names.join(" ");
-    let template = match args.shell.as_str() {
+    let text = match args.shell.as_str() {
         "bash" => BASH,
         "zsh" => ZSH,
         "fish" => FISH,
@@ -67,7 +65,7 @@ pub fn completions(global: &Global, args: &[&str]) -> Result<()> {
             )));
         }
     };
-    output::text(&template.replace("@VERBS@", &verbs))
+    output::text(text)
 }
 
 /// The names of running shielded containers, one a line, from the bundles alone: asking podman
@@ -85,6 +83,33 @@ fn running(global: &Global) -> Result<String> {
     Ok(names)
 }
 
-const BASH: &str = include_str!("completions.bash");
-const ZSH: &str = include_str!("completions.zsh");
-const FISH: &str = include_str!("completions.fish");
+const BASH: &str = include_str!("../../completions/terok-shield.bash");
+const ZSH: &str = include_str!("../../completions/terok-shield.zsh");
+const FISH: &str = include_str!("../../completions/terok-shield.fish");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::applets::shield::VERBS;
+
+    #[test]
+    fn completions_and_manual_know_every_verb() {
+        let manual = include_str!("../../man/terok-shield.1");
+        for verb in VERBS {
+            for (text, what) in [(BASH, "bash"), (ZSH, "zsh"), (FISH, "fish")] {
+                let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+                assert!(
+                    words.any(|word| word == verb.name),
+                    "{} in {what}",
+                    verb.name
+                );
+            }
+            let escaped = verb.name.replace('-', "\\-");
+            assert!(
+                manual.contains(&format!("\n.B {escaped}")),
+                "{} in the manual",
+                verb.name
+            );
+        }
+    }
+}

@@ -2,7 +2,7 @@
 _terok_shield() {
     local -a verbs containers
     if (( CURRENT == 2 )); then
-        verbs=(@VERBS@)
+        verbs=(allow block check-environment completions deny down logs prepare preview profiles quarantine resolve rules run setup simple-clearance status up watch)
         compadd -a verbs
         compadd -- --state-dir --version --help
         return

@@ -10,7 +10,7 @@ _terok_shield() {
         --state-dir) COMPREPLY=($(compgen -d -- "$cur")); return ;;
     esac
     case $verb in
-        "") COMPREPLY=($(compgen -W "@VERBS@ --state-dir --version --help" -- "$cur")) ;;
+        "") COMPREPLY=($(compgen -W "allow block check-environment completions deny down logs prepare preview profiles quarantine resolve rules run setup simple-clearance status up watch --state-dir --version --help" -- "$cur")) ;;
         setup) COMPREPLY=($(compgen -W "--root --user --uninstall --help" -- "$cur")) ;;
         completions) COMPREPLY=($(compgen -W "bash zsh fish" -- "$cur")) ;;
         allow) COMPREPLY=($(compgen -W "$(terok-shield completions containers 2>/dev/null) --for --json --help" -- "$cur")) ;;

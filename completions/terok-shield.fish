@@ -1,6 +1,6 @@
 # fish completion for terok-shield
 complete -c terok-shield -f
-complete -c terok-shield -n __fish_use_subcommand -a '@VERBS@'
+complete -c terok-shield -n __fish_use_subcommand -a 'allow block check-environment completions deny down logs prepare preview profiles quarantine resolve rules run setup simple-clearance status up watch'
 complete -c terok-shield -n __fish_use_subcommand -l state-dir -r
 complete -c terok-shield -n __fish_use_subcommand -l version
 complete -c terok-shield -n '__fish_seen_subcommand_from allow deny up down quarantine block status rules resolve watch simple-clearance' -a '(terok-shield completions containers 2>/dev/null)'
