@@ -43,6 +43,32 @@ fn names_resolve_and_their_addresses_are_in_the_allow_sets() {
 }
 
 #[test]
+fn a_thousand_rounds_for_comparison_with_the_gate() {
+    fresh(|| {
+        let (_world, _) = World::new("dm-rounds", Learning::Dnsmasq, None);
+        let stub = Stub::new();
+        let begun = Instant::now();
+        let mut refused = 0;
+        for n in 0..1000 {
+            let (code, addresses) = stub.ask(&format!("rot{n}.ok.test"), 1);
+            assert_eq!(code, 0);
+            refused += u32::from(connect(addresses[0]).is_err());
+        }
+        eprintln!(
+            "dnsmasq: 1,000 rounds, {refused} refused, {:?}",
+            begun.elapsed()
+        );
+        assert_eq!(refused, 0);
+        // It puts private addresses into the set; the rules before it refuse them all the same.
+        for address in stub.ask("mixed.ok.test", 1).1 {
+            let public = address.to_string() == "198.51.100.77";
+            let local = address.is_loopback();
+            assert!(local || connect(address).is_ok() == public, "{address}");
+        }
+    });
+}
+
+#[test]
 fn a_changed_list_takes_effect_and_no_query_is_lost() {
     fresh(|| {
         let (world, _) = World::new("dm-reload", Learning::Dnsmasq, None);
