@@ -29,6 +29,7 @@ pub mod profile;
 pub mod reader_hook;
 pub mod sanitize;
 pub mod shield;
+pub mod sort;
 pub mod unix;
 #[cfg(all(target_env = "musl", panic = "abort", not(debug_assertions)))]
 mod unwind;

@@ -84,7 +84,7 @@ pub fn compose<S: AsRef<str>>(env: &Env, names: &[S]) -> Result<Vec<Host>> {
 
 /// The names of all profiles, sorted: bundled ones and the user's.
 pub fn names(env: &Env) -> Result<Vec<String>> {
-    let mut names: BTreeSet<String> = BUNDLED.iter().map(|(name, _)| (*name).into()).collect();
+    let mut names: Vec<String> = BUNDLED.iter().map(|(name, _)| (*name).into()).collect();
     let dir = env.config_root()?.join("profiles");
     match std::fs::read_dir(&dir) {
         Ok(entries) => {
@@ -92,7 +92,7 @@ pub fn names(env: &Env) -> Result<Vec<String>> {
                 let file = entry.file_name();
                 let stem = file.to_str().and_then(|f| f.strip_suffix(EXTENSION));
                 if let Some(name) = stem.and_then(|s| validate::profile_name(s).ok()) {
-                    names.insert(name.into());
+                    names.push(name.into());
                 }
             }
         }
@@ -102,7 +102,9 @@ pub fn names(env: &Env) -> Result<Vec<String>> {
             return Err(Error::new(format!("cannot list {}: {why}", dir.display())));
         }
     }
-    Ok(names.into_iter().collect())
+    crate::sort::sort(&mut names);
+    names.dedup();
+    Ok(names)
 }
 
 #[cfg(test)]

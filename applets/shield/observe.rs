@@ -285,7 +285,7 @@ pub fn logs(global: &Global, args: &[&str]) -> Result<()> {
             }
         }
     }
-    lines.sort_by(|a, b| a.0.cmp(&b.0));
+    crate::sort::sort_by(&mut lines, |a, b| a.0.cmp(&b.0));
     let skip = lines.len().saturating_sub(args.lines);
     let mut out = String::new();
     for (_, line) in &lines[skip..] {

@@ -21,7 +21,7 @@ type Range = (u128, u128);
 /// nothing else can overlap.
 pub fn outermost(mut nets: Vec<IpNet>) -> Vec<IpNet> {
     // Derived order: family, first address, then prefix length, so an outer one comes first.
-    nets.sort_unstable();
+    crate::sort::sort(&mut nets);
     nets.dedup_by(|next, kept| kept.contains(next));
     nets
 }
@@ -45,7 +45,7 @@ pub fn elements(grants: &[Grant], denied: &[IpNet], ipv4: bool) -> Vec<Element> 
         .iter()
         .filter(|g| g.remaining.is_some() && family(&&g.net))
         .collect();
-    timed.sort_unstable_by_key(|g| std::cmp::Reverse(g.remaining));
+    crate::sort::sort_by_key(&mut timed, |g| std::cmp::Reverse(g.remaining));
 
     let denied: Vec<Range> = outermost(denied.iter().filter(family).copied().collect())
         .iter()
@@ -62,7 +62,7 @@ pub fn elements(grants: &[Grant], denied: &[IpNet], ipv4: bool) -> Vec<Element> 
     for (net, remaining) in layers {
         if remaining.is_some() && !claimed.is_empty() {
             taken.append(&mut claimed);
-            taken.sort_unstable();
+            crate::sort::sort(&mut taken);
         }
         for (first, last) in subtract(range(net), &taken) {
             claimed.push((first, last));
@@ -73,7 +73,7 @@ pub fn elements(grants: &[Grant], denied: &[IpNet], ipv4: bool) -> Vec<Element> 
             });
         }
     }
-    out.sort_unstable();
+    crate::sort::sort(&mut out);
     out
 }
 

@@ -284,7 +284,7 @@ fn gate_dns(inputs: &Inputs) -> Vec<Rule> {
 /// The host's own loopback services that the operator named.
 fn host_loopback(inputs: &Inputs) -> Vec<Rule> {
     let mut ports: Vec<(u16, u16)> = inputs.loopback_ports.iter().map(|&p| (p, p)).collect();
-    ports.sort_unstable();
+    crate::sort::sort(&mut ports);
     ports.dedup();
     if ports.is_empty() {
         return Vec::new();
@@ -495,7 +495,7 @@ fn services(inputs: &Inputs, ipv4: bool) -> Vec<Element> {
         .filter(|s| s.addr.is_ipv4() == ipv4 && !denied(s.addr))
         .copied()
         .collect();
-    wanted.sort_unstable_by_key(|s| {
+    crate::sort::sort_by_key(&mut wanted, |s| {
         (
             s.addr,
             s.proto,

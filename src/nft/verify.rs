@@ -154,7 +154,9 @@ fn key(e: &Element) -> Key {
 fn sorted(elements: &[Element]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..elements.len() as u32).collect();
     // Sorted runs, which both sides usually are, cost one pass.
-    order.sort_by(|&a, &b| key(&elements[a as usize]).cmp(&key(&elements[b as usize])));
+    crate::sort::sort_by(&mut order, |&a, &b| {
+        key(&elements[a as usize]).cmp(&key(&elements[b as usize]))
+    });
     order
 }
 

@@ -283,7 +283,7 @@ fn drop_ins(main: &Path, editable: bool, files: &mut Vec<File>) -> Result<()> {
             Path::new(&dir).display()
         )));
     }
-    paths.sort();
+    crate::sort::sort(&mut paths);
     for path in paths {
         files.push(read(path, editable)?);
     }

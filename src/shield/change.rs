@@ -339,7 +339,7 @@ impl Open {
                     .map(|&a| (a, a)),
             )
             .collect();
-        ranges.sort_unstable();
+        crate::sort::sort(&mut ranges);
         Self {
             ranges,
             deny: inputs.deny.clone(),

@@ -133,7 +133,7 @@ impl Watch<'_> {
                 break;
             }
         }
-        events.make_contiguous().sort_by_key(|e| e.time);
+        crate::sort::sort_by_key(events.make_contiguous(), |e| e.time);
         for event in &events {
             self.show(event);
         }
@@ -195,7 +195,7 @@ impl Watch<'_> {
                 self.packets(&mut events);
                 more = self.logs(&mut events)?;
                 events.retain(|e| self.options.filter.passes(e));
-                events.sort_by_key(|e| e.time);
+                crate::sort::sort_by_key(&mut events, |e| e.time);
                 for event in &events {
                     self.show(event);
                 }

@@ -55,7 +55,7 @@ impl Domains {
                 list.push((name.wire().into(), reach));
             }
         }
-        list.sort_unstable();
+        crate::sort::sort(&mut list);
         list.dedup_by(|later, first| {
             let same = later.0 == first.0;
             if same {

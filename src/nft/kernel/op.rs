@@ -474,7 +474,7 @@ pub fn tidy(mut ranges: Vec<(u16, u16)>) -> Result<Vec<(u16, u16)>, String> {
     if ranges.iter().any(|(a, b)| a > b) {
         return Err("a range that ends before it begins".into());
     }
-    ranges.sort_unstable();
+    crate::sort::sort(&mut ranges);
     let merge_adjacent = ranges.iter().any(|(a, b)| a != b);
     let mut tidy: Vec<(u16, u16)> = Vec::with_capacity(ranges.len());
     for (a, b) in ranges {

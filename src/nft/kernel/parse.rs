@@ -348,10 +348,10 @@ impl SetInfo {
     /// addresses where ranges end. nft leaves out an end where the next range begins at once.
     pub fn join_ranges(&mut self) -> Result<()> {
         let mut ends = std::mem::take(&mut self.ends);
-        ends.sort_unstable();
+        crate::sort::sort(&mut ends);
         match &mut self.kind {
             Kind::Named(set) if set.interval && object::key(set.key).2.is_empty() => {
-                set.elements.sort_unstable_by_key(|e| e.first);
+                crate::sort::sort_by_key(&mut set.elements, |e| e.first);
                 let v6 = set.key == KeyType::Ipv6;
                 let max = if v6 { u128::MAX } else { u32::MAX.into() };
                 let starts = &mut set.elements;
@@ -370,7 +370,7 @@ impl SetInfo {
                     0xffff
                 };
                 let starts = &mut info.set.ranges;
-                starts.sort_unstable();
+                crate::sort::sort(starts);
                 if *interval {
                     for i in 0..starts.len() {
                         let next = starts.get(i + 1).map(|&(n, _)| n.into());

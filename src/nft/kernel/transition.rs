@@ -262,8 +262,8 @@ fn difference(held: &Set, meant: &Set) -> (Vec<Element>, Vec<Element>) {
     let mut old: Vec<&Element> = held.elements.iter().collect();
     let mut new: Vec<&Element> = meant.elements.iter().collect();
     let key = |e: &&Element| (e.first, e.last, e.service);
-    old.sort_unstable_by_key(key);
-    new.sort_unstable_by_key(key);
+    crate::sort::sort_by_key(&mut old, key);
+    crate::sort::sort_by_key(&mut new, key);
     new.dedup_by_key(|e| key(e));
     let (mut remove, mut add) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (old.into_iter().peekable(), new.into_iter().peekable());

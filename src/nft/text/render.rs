@@ -132,7 +132,7 @@ fn elements(out: &mut String, set: &Set) {
         set.elements.iter().for_each(&mut each);
     } else {
         let mut order: Vec<&Element> = set.elements.iter().collect();
-        order.sort_unstable_by(|a, b| listed(a, b));
+        crate::sort::sort_by(&mut order, |a, b| listed(a, b));
         order.into_iter().for_each(&mut each);
     }
     out.push_str(" }\n");

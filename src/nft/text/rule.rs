@@ -155,7 +155,7 @@ impl<'l, 'a> RuleReader<'l, 'a> {
             list.push(read(word)?);
             Some(())
         })?;
-        list.sort_unstable();
+        crate::sort::sort(&mut list);
         list.dedup();
         Ok(list)
     }

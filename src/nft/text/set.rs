@@ -149,7 +149,7 @@ impl Draft {
 
     /// Sorts the elements, makes duplicates one, and refuses overlaps and overfull sets.
     pub fn settle(&mut self, lex: &Lexer<'_>) -> Result<(), Fault> {
-        self.set.elements.sort_unstable();
+        crate::sort::sort(&mut self.set.elements);
         let elements = &mut self.set.elements;
         let mut kept: usize = 0;
         for i in 0..elements.len() {
@@ -187,7 +187,7 @@ impl Draft {
         let mut gone = Vec::new();
         read_list(lex, &self.set, &mut |at, element| gone.push((element, at)))?;
         let mut missing = None;
-        gone.sort_unstable();
+        crate::sort::sort(&mut gone);
         let found = |element: &Element, elements: &[Element]| {
             elements
                 .binary_search_by(|e| key(e).cmp(&key(element)))
