@@ -2,6 +2,8 @@
 //! with missing fields, refuses peers of another user, and can stall, restart, or read one byte
 //! at a time.
 
+#![allow(dead_code)] // every test file uses another part
+
 use miniserde::json::{Number, Value};
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -41,14 +43,21 @@ struct Shared {
 /// A running hub. Dropping it ends it and removes its socket.
 pub struct Hub {
     path: PathBuf,
+    uid: Option<u32>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Hub {
     pub fn start(path: &Path) -> Self {
+        Self::start_as(path, None)
+    }
+
+    /// A hub of this user's: its thread takes that identity.
+    pub fn start_as(path: &Path, uid: Option<u32>) -> Self {
         let mut hub = Self {
             path: path.to_path_buf(),
+            uid,
             shared: Arc::default(),
             thread: None,
         };
@@ -68,14 +77,21 @@ impl Hub {
     /// Starts the service (again); what it has heard so far is kept for the test to read.
     pub fn resume(&mut self) {
         self.shared.stop.store(false, Ordering::SeqCst);
-        let _ = std::fs::remove_file(&self.path);
-        if let Some(parent) = self.path.parent() {
-            std::fs::create_dir_all(parent).unwrap();
-        }
-        let listener = UnixListener::bind(&self.path).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let shared = self.shared.clone();
-        self.thread = Some(std::thread::spawn(move || serve(&listener, &shared)));
+        let (shared, path, uid) = (self.shared.clone(), self.path.clone(), self.uid);
+        let (ready, listening) = std::sync::mpsc::channel();
+        self.thread = Some(std::thread::spawn(move || {
+            if let Some(uid) = uid {
+                let uid = rustix::process::Uid::from_raw(uid);
+                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            }
+            let _ = std::fs::remove_file(&path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let listener = UnixListener::bind(&path).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            ready.send(()).unwrap();
+            serve(&listener, &shared);
+        }));
+        listening.recv().unwrap();
     }
 
     pub fn stall(&self, on: bool) {
