@@ -31,7 +31,7 @@ pub struct Event {
 
 #[derive(Default)]
 struct Shared {
-    // Split into lines only: what is in them is looked at by who asks, not during a flood.
+    // Whole lines as they were read: looked at by who asks, not during a flood.
     heard: Mutex<Vec<(Instant, Vec<u8>)>>,
     events: Mutex<Vec<Event>>,
     refused: Mutex<Vec<String>>,
@@ -149,11 +149,12 @@ impl Drop for Hub {
 impl Shared {
     fn judge(&self) {
         let mut events = self.events.lock().unwrap();
-        for (at, line) in std::mem::take(&mut *self.heard.lock().unwrap()) {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            match accept(&line, at) {
-                Some(event) => events.push(event),
-                None => self.refused.lock().unwrap().push(line),
+        for (at, lines) in std::mem::take(&mut *self.heard.lock().unwrap()) {
+            for line in String::from_utf8_lossy(&lines).lines() {
+                match accept(line, at) {
+                    Some(event) => events.push(event),
+                    None => self.refused.lock().unwrap().push(line.to_string()),
+                }
             }
         }
     }
@@ -212,13 +213,7 @@ impl Peer {
         };
         let rest = self.line.split_off(end + 1);
         let lines = std::mem::replace(&mut self.line, rest);
-        let mut heard = shared.heard.lock().unwrap();
-        let now = Instant::now();
-        heard.extend(
-            lines[..end]
-                .split(|&b| b == b'\n')
-                .map(|l| (now, l.to_vec())),
-        );
+        shared.heard.lock().unwrap().push((Instant::now(), lines));
     }
 }
 
