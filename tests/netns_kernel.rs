@@ -645,8 +645,13 @@ fn without_the_capability_the_kernel_refuses_and_we_say_so() {
         drop_net_admin();
         let up = compile(Posture::Up, &Inputs::default());
         let error = nft.replace(&up).unwrap_err();
-        let refused = |e: &NetlinkError| matches!(e, NetlinkError::Rejected { errno, .. } if *errno == Errno::EPERM);
-        assert!(refused(&error), "{error:?}");
+        assert_eq!(
+            error,
+            NetlinkError::Rejected {
+                what: "the transaction".into(),
+                errno: Errno::EPERM
+            }
+        );
         assert!(error.to_string().contains("CAP_NET_ADMIN"));
     });
 }

@@ -446,9 +446,9 @@ fn flood(name: &str, hub_is: HubIs, packets: u32) {
         let d = n % 200_000;
         send(&socket, [11, (d >> 16) as u8, (d >> 8) as u8, d as u8], 443);
         // An honest program tries more than once, as TCP and every resolver do: 5 destinations,
-        // each from its tenth of the flood on.
+        // each from its fifth of the flood on.
         if n % (packets / 200) == 0 {
-            let begun = (n / (packets / 10) + 1).min(5);
+            let begun = n / (packets / 5) + 1;
             for k in 1..=begun {
                 send(&socket, [198, 51, 100, k as u8], 443);
             }

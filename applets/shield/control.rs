@@ -109,7 +109,7 @@ pub fn allow(global: &Global, args: &[&str]) -> Result<()> {
     let text = format!(
         "Allowed {} -> {} for {}",
         what.target,
-        change::join(&what.nets),
+        addresses(&what),
         args.container
     );
     print(args.json, &args.container, &what, &outcome, text)
@@ -124,10 +124,18 @@ pub fn deny(global: &Global, args: &[&str]) -> Result<()> {
     let text = format!(
         "Denied {} ({}) for {}",
         what.target,
-        change::join(&what.nets),
+        addresses(&what),
         args.container
     );
     print(args.json, &args.container, &what, &outcome, text)
+}
+
+/// `ip, ip`; a name that the tier follows may have none at the moment.
+fn addresses(what: &Resolved) -> String {
+    match what.nets.as_slice() {
+        [] => "no address yet".into(),
+        nets => change::join(nets),
+    }
 }
 
 fn print(json: bool, name: &str, what: &Resolved, outcome: &Outcome, text: String) -> Result<()> {

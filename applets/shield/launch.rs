@@ -141,7 +141,11 @@ pub fn resolve(global: &Global, args: &[&str]) -> Result<()> {
         .is_some_and(|age| age < CACHE);
     let mut nets = lists.profile_allowed;
     if args.force || !fresh || nets.is_empty() {
-        let found = names::resolve(&lists.profile_domains, names::tier_of(&container)?)?;
+        let found = names::resolve(
+            &lists.profile_domains,
+            names::tier_of(&container)?,
+            names::OF_PROFILES,
+        )?;
         for (name, why) in &found.failed {
             output::warn(&format!("Warning: {name} did not resolve: {why}"));
         }

@@ -108,7 +108,7 @@ pub fn prepare(env: &Env, name: &str, profiles: Option<Vec<String>>) -> Result<V
         config,
     };
     if plan.tier != Tier::Gate {
-        let found = resolve::resolve(&entries.domains, plan.tier)?;
+        let found = resolve::resolve(&entries.domains, plan.tier, resolve::OF_PROFILES)?;
         for (name, why) in &found.failed {
             crate::output::warn(&format!("Warning: {name} did not resolve: {why}"));
         }

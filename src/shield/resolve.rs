@@ -17,8 +17,11 @@ use crate::validate::{Domain, Host, Target};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long all names together may take.
-const DEADLINE: Duration = Duration::from_secs(15);
+/// How long all names of a container's profiles together may take.
+pub const OF_PROFILES: Duration = Duration::from_secs(15);
+
+/// How long one name may take whose verdict does not depend on the answer: a `deny` waits for it.
+const OF_FOLLOWED: Duration = Duration::from_secs(4);
 
 /// What names resolved to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub struct Addresses {
 
 /// Resolves the names of these domains: the name itself, and for `*.name` its parent, which is
 /// all that can be asked about an unknown subdomain.
-pub fn resolve(domains: &[Domain], tier: Tier) -> Result<Addresses> {
+pub fn resolve(domains: &[Domain], tier: Tier, limit: Duration) -> Result<Addresses> {
     let mut out = Addresses::default();
     let mut names = Vec::with_capacity(domains.len());
     for domain in domains {
@@ -46,8 +49,8 @@ pub fn resolve(domains: &[Domain], tier: Tier) -> Result<Addresses> {
         return Ok(out);
     }
     let resolved = match tier {
-        Tier::Getent => getent::resolve(&names, DEADLINE),
-        _ => resolver::resolve(&names, &Servers::of_host()?, DEADLINE),
+        Tier::Getent => getent::resolve(&names, limit),
+        _ => resolver::resolve(&names, &Servers::of_host()?, limit),
     };
     let mut seen = std::collections::HashSet::new();
     for (name, result) in resolved {
@@ -88,12 +91,13 @@ pub fn resolve_target(c: &Container, target: Target) -> Result<Resolved> {
         Host::Domain(domain) => domain.clone(),
     };
     let tier = tier_of(c)?;
-    let found = resolve(&[domain], tier)?;
+    let follows = matches!(tier, Tier::Gate | Tier::Dnsmasq) && target.service.is_none();
+    let limit = if follows { OF_FOLLOWED } else { OF_PROFILES };
+    let found = resolve(&[domain], tier, limit)?;
     for (name, addr) in &found.private {
         let note = format!("{name} resolves to the private address {addr}: not opened");
         c.log(Action::Note, Some(name), Some(&note));
     }
-    let follows = matches!(tier, Tier::Gate | Tier::Dnsmasq) && target.service.is_none();
     if found.nets.is_empty() && !follows {
         let why = match (found.private.first(), found.failed.first()) {
             (Some((_, addr)), _) => format!("it resolves to the private address {addr}"),

@@ -2,8 +2,6 @@
 //! with missing fields, refuses peers of another user, and can stall, restart, or read one byte
 //! at a time.
 
-#![allow(dead_code)] // every test file uses another part
-
 use miniserde::json::{Number, Value};
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,7 +29,7 @@ pub struct Event {
 
 #[derive(Default)]
 struct Shared {
-    // Whole lines as they were read: looked at by who asks, not during a flood.
+    // Split into lines only: what is in them is looked at by who asks, not during a flood.
     heard: Mutex<Vec<(Instant, Vec<u8>)>>,
     events: Mutex<Vec<Event>>,
     refused: Mutex<Vec<String>>,
@@ -43,21 +41,14 @@ struct Shared {
 /// A running hub. Dropping it ends it and removes its socket.
 pub struct Hub {
     path: PathBuf,
-    uid: Option<u32>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Hub {
     pub fn start(path: &Path) -> Self {
-        Self::start_as(path, None)
-    }
-
-    /// A hub of this user's: its thread takes that identity.
-    pub fn start_as(path: &Path, uid: Option<u32>) -> Self {
         let mut hub = Self {
             path: path.to_path_buf(),
-            uid,
             shared: Arc::default(),
             thread: None,
         };
@@ -77,21 +68,14 @@ impl Hub {
     /// Starts the service (again); what it has heard so far is kept for the test to read.
     pub fn resume(&mut self) {
         self.shared.stop.store(false, Ordering::SeqCst);
-        let (shared, path, uid) = (self.shared.clone(), self.path.clone(), self.uid);
-        let (ready, listening) = std::sync::mpsc::channel();
-        self.thread = Some(std::thread::spawn(move || {
-            if let Some(uid) = uid {
-                let uid = rustix::process::Uid::from_raw(uid);
-                rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-            }
-            let _ = std::fs::remove_file(&path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            let listener = UnixListener::bind(&path).unwrap();
-            listener.set_nonblocking(true).unwrap();
-            ready.send(()).unwrap();
-            serve(&listener, &shared);
-        }));
-        listening.recv().unwrap();
+        let _ = std::fs::remove_file(&self.path);
+        if let Some(parent) = self.path.parent() {
+            std::fs::create_dir_all(parent).unwrap();
+        }
+        let listener = UnixListener::bind(&self.path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let shared = self.shared.clone();
+        self.thread = Some(std::thread::spawn(move || serve(&listener, &shared)));
     }
 
     pub fn stall(&self, on: bool) {
@@ -149,12 +133,11 @@ impl Drop for Hub {
 impl Shared {
     fn judge(&self) {
         let mut events = self.events.lock().unwrap();
-        for (at, lines) in std::mem::take(&mut *self.heard.lock().unwrap()) {
-            for line in String::from_utf8_lossy(&lines).lines() {
-                match accept(line, at) {
-                    Some(event) => events.push(event),
-                    None => self.refused.lock().unwrap().push(line.to_string()),
-                }
+        for (at, line) in std::mem::take(&mut *self.heard.lock().unwrap()) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            match accept(&line, at) {
+                Some(event) => events.push(event),
+                None => self.refused.lock().unwrap().push(line),
             }
         }
     }
@@ -213,7 +196,13 @@ impl Peer {
         };
         let rest = self.line.split_off(end + 1);
         let lines = std::mem::replace(&mut self.line, rest);
-        shared.heard.lock().unwrap().push((Instant::now(), lines));
+        let mut heard = shared.heard.lock().unwrap();
+        let now = Instant::now();
+        heard.extend(
+            lines[..end]
+                .split(|&b| b == b'\n')
+                .map(|l| (now, l.to_vec())),
+        );
     }
 }
 
