@@ -1,11 +1,11 @@
 //! Keeps the unwinder and the symboliser out of the static binary.
 //!
 //! A panic aborts, and the binary is stripped, so a backtrace would list nothing but "unknown".
-//! Yet std's panic message links libunwind, a DWARF reader, a decompressor and a demangler for it:
-//! 270 KB of the 1 MiB we allow ourselves (measured). std reaches all of that through these functions of the
-//! unwinder's C interface (Itanium C++ ABI, Exception Handling, section 1.2 to 1.4, and GCC's
-//! extensions to it); defined here, they say "no frames", and the linker drops the rest. The panic
-//! message itself, with file and line, is printed as ever.
+//! Yet for it std's panic message links libunwind, a DWARF reader, a decompressor and a demangler:
+//! 270 KB of the 1 MiB we allow ourselves (measured). std reaches all of that through these
+//! functions of the unwinder's C interface (Itanium C++ ABI, Exception Handling, sections 1.2 to
+//! 1.4, and GCC's extensions to it); defined here, they say "no frames", and the linker drops the
+//! rest. The panic message itself, with file and line, is printed as ever.
 //!
 //! Debug builds and tests keep the real ones: their backtraces are worth reading.
 
