@@ -644,11 +644,12 @@ fn without_the_capability_the_kernel_refuses_and_we_say_so() {
         let mut nft = Nft::open().unwrap();
         drop_net_admin();
         let up = compile(Posture::Up, &Inputs::default());
+        // The table's existence is asked first, and that alone is refused.
         let error = nft.replace(&up).unwrap_err();
         assert_eq!(
             error,
             NetlinkError::Rejected {
-                what: "the transaction".into(),
+                what: "the table".into(),
                 errno: Errno::EPERM
             }
         );
