@@ -91,7 +91,7 @@ fn list(socket: &mut Socket, matches: &dyn Fn(IpAddr) -> bool) -> Result<Vec<Chu
     let mut chunks = Vec::new();
     let mut writer = Writer::default();
     let mut flows = 0;
-    let done = socket.replies(what, |message| {
+    let done = socket.replies(what, &mut |message| {
         if message.seq != seq {
             return Err(malformed());
         }
@@ -178,7 +178,7 @@ fn delete(socket: &mut Socket, chunk: &Chunk) -> Result<u32, NetlinkError> {
     socket.room_for(chunk.bytes.len());
     socket.send(what, &chunk.bytes)?;
     let mut ended = 0;
-    socket.replies(what, |message| match message.error() {
+    socket.replies(what, &mut |message| match message.error() {
         _ if i32::from(message.kind) != libc::NLMSG_ERROR => Err(malformed()),
         // It has ended by itself.
         Ok(Err(libc::ENOENT)) => {

@@ -80,8 +80,8 @@ fn attempt(
     };
     request.dump(
         socket,
-        |w| w.put_str(uapi::set::TABLE, table),
-        |body| {
+        &|w| w.put_str(uapi::set::TABLE, table),
+        &mut |body| {
             sets.extend(parse::set(body, table)?);
             Ok(())
         },
@@ -95,8 +95,8 @@ fn attempt(
     };
     request.dump(
         socket,
-        |w| w.put_str(uapi::chain::TABLE, table),
-        |body| {
+        &|w| w.put_str(uapi::chain::TABLE, table),
+        &mut |body| {
             chains.extend(parse::chain(body, table)?);
             Ok(())
         },
@@ -126,11 +126,9 @@ pub fn exists(socket: &mut Socket, family: Family, table: &str) -> Result<bool, 
         family,
         what: "the table",
     };
-    let answer = request.get(
-        socket,
-        |w| w.put_str(uapi::table::NAME, table),
-        |body| parse::table(body, table),
-    );
+    let answer = request.get(socket, &|w| w.put_str(uapi::table::NAME, table), |body| {
+        parse::table(body, table)
+    });
     match answer {
         Ok(()) => Ok(true),
         Err(Failed::For(NetlinkError::Rejected {
@@ -159,8 +157,8 @@ fn no_others(socket: &mut Socket, family: Family, table: &str) -> Result<(), Fai
         };
         request.dump(
             socket,
-            |w| w.put_str(uapi::OTHER_TABLE, table),
-            |body| {
+            &|w| w.put_str(uapi::OTHER_TABLE, table),
+            &mut |body| {
                 let others = Table::<12>::parse(body).map_err(|_| request.malformed())?;
                 match others.text(uapi::OTHER_TABLE) {
                     Ok(Some(name)) if name != table => Ok(()),
@@ -188,11 +186,11 @@ fn elements(
     let name = set.name().to_string();
     request.dump(
         socket,
-        |w| {
+        &|w| {
             w.put_str(list::TABLE, table);
             w.put_str(list::SET, &name);
         },
-        |body| set.elements(body, table),
+        &mut |body| set.elements(body, table),
     )?;
     Ok(set.join_ranges()?)
 }
@@ -211,14 +209,10 @@ fn rules(
     let table = ruleset.table.clone();
     let chains: Vec<String> = ruleset.chains.iter().map(|c| c.name.clone()).collect();
     let mut found = Vec::new();
-    request.dump(
-        socket,
-        |w| w.put_str(rule::TABLE, &table),
-        |body| {
-            found.extend(parse::rule(body, ruleset, &chains, anonymous)?);
-            Ok(())
-        },
-    )?;
+    request.dump(socket, &|w| w.put_str(rule::TABLE, &table), &mut |body| {
+        found.extend(parse::rule(body, ruleset, &chains, anonymous)?);
+        Ok(())
+    })?;
     for (chain, rule) in found {
         ruleset.chains[chain].rules.push(rule);
     }
@@ -233,18 +227,14 @@ pub fn generation(socket: &mut Socket) -> Result<u32, NetlinkError> {
         family: Family::Inet,
         what: "the generation",
     };
-    let answer = request.get(
-        socket,
-        |_| (),
-        |body| {
-            let table = Table::<4>::parse(body).map_err(|_| request.malformed())?;
-            table
-                .be32(GEN_ID)
-                .ok()
-                .flatten()
-                .ok_or_else(|| request.malformed())
-        },
-    );
+    let answer = request.get(socket, &|_| (), |body| {
+        let table = Table::<4>::parse(body).map_err(|_| request.malformed())?;
+        table
+            .be32(GEN_ID)
+            .ok()
+            .flatten()
+            .ok_or_else(|| request.malformed())
+    });
     answer.map_err(|e| match e {
         Failed::For(e) => e,
         Failed::Changed => request.malformed(),
@@ -273,7 +263,7 @@ impl Request<'_> {
         &self,
         socket: &mut Socket,
         flags: libc::c_int,
-        attributes: impl FnOnce(&mut Writer),
+        attributes: &dyn Fn(&mut Writer),
     ) -> Result<u32, NetlinkError> {
         let seq = socket.take_seq(1);
         let mut w = Writer::default();
@@ -290,12 +280,12 @@ impl Request<'_> {
     fn get<T>(
         &self,
         socket: &mut Socket,
-        attributes: impl FnOnce(&mut Writer),
+        attributes: &dyn Fn(&mut Writer),
         parse: impl Fn(&[u8]) -> Result<T, NetlinkError>,
     ) -> Result<T, Failed> {
         let seq = self.send(socket, 0, attributes)?;
         let mut answer = None;
-        socket.replies(self.what, |message| {
+        socket.replies(self.what, &mut |message| {
             let body = self.body(&message, seq)?;
             answer = Some(parse(body.ok_or_else(|| self.malformed())?)?);
             Ok(Next::Done)
@@ -309,12 +299,12 @@ impl Request<'_> {
     fn dump(
         &self,
         socket: &mut Socket,
-        attributes: impl FnOnce(&mut Writer),
-        mut each: impl FnMut(&[u8]) -> Result<(), NetlinkError>,
+        attributes: &dyn Fn(&mut Writer),
+        each: &mut dyn FnMut(&[u8]) -> Result<(), NetlinkError>,
     ) -> Result<(), Failed> {
         let seq = self.send(socket, libc::NLM_F_DUMP, attributes)?;
         let mut interrupted = false;
-        let done = socket.replies(self.what, |message| {
+        let done = socket.replies(self.what, &mut |message| {
             interrupted |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
             match self.body(&message, seq)? {
                 None => return Ok(Next::Done),

@@ -140,7 +140,7 @@ impl Socket {
         let mut acked = false;
         let mut refused = None;
         let what = "the transaction";
-        let ended = self.replies(what, |message| {
+        let ended = self.replies(what, &mut |message| {
             let index = message.seq.wrapping_sub(batch.first_seq) as usize;
             let malformed = || NetlinkError::Malformed { what: what.into() };
             if i32::from(message.kind) != libc::NLMSG_ERROR {
@@ -173,7 +173,7 @@ impl Socket {
     pub fn replies(
         &mut self,
         what: &str,
-        mut each: impl FnMut(Message<'_>) -> Result<Next, NetlinkError>,
+        each: &mut dyn FnMut(Message<'_>) -> Result<Next, NetlinkError>,
     ) -> Result<bool, NetlinkError> {
         let mut outcome = Ok(false);
         loop {
@@ -186,7 +186,7 @@ impl Socket {
             if !matches!(outcome, Ok(false)) {
                 continue;
             }
-            outcome = walk(&self.receive[..received], what, self.port, &mut each);
+            outcome = walk(&self.receive[..received], what, self.port, each);
         }
     }
 
@@ -220,7 +220,7 @@ pub fn walk(
     datagram: &[u8],
     what: &str,
     port: u32,
-    each: &mut impl FnMut(Message<'_>) -> Result<Next, NetlinkError>,
+    each: &mut dyn FnMut(Message<'_>) -> Result<Next, NetlinkError>,
 ) -> Result<bool, NetlinkError> {
     let malformed = || NetlinkError::Malformed { what: what.into() };
     for message in Messages(datagram) {
