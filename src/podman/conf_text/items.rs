@@ -1,19 +1,23 @@
 //! One item into a list or out of it, in the list's own layout.
 
+use super::toml::Value;
 use super::{Edit, Text, literal};
 use crate::error::Result;
 use std::ops::Range;
-use toml_edit::Array;
 
 impl Text<'_> {
     /// Puts an item at the end of a list, in the list's own layout.
-    pub(super) fn insert_item(&self, array: &Array, dir: &str) -> Result<Vec<Edit>> {
+    pub(super) fn insert_item(
+        &self,
+        list: &Range<usize>,
+        items: &[Value],
+        dir: &str,
+    ) -> Result<Vec<Edit>> {
         let item = literal(dir)?;
-        let list = self.span(array.span())?;
-        let Some(last) = array.iter().last() else {
+        let Some(last) = items.last() else {
             return Ok(vec![(list.start + 1..list.start + 1, item)]);
         };
-        let last = self.span(last.span())?;
+        let last = &last.span;
         let close = list.end - 1;
         let comma = self.comma(last.end, close);
         let after = comma.map_or(last.end, |c| c + 1);
@@ -35,33 +39,28 @@ impl Text<'_> {
     }
 
     /// Cuts an item out of a list: the reverse of [`Text::insert_item`] where it stands last.
-    pub(super) fn remove_item(&self, array: &Array, dir: &str) -> Result<Vec<Edit>> {
-        let list = self.span(array.span())?;
-        let mut spans = Vec::new();
-        for item in array.iter() {
-            spans.push(self.span(item.span())?);
-        }
-        let Some(index) = array.iter().position(|item| item.as_str() == Some(dir)) else {
-            return Ok(Vec::new());
+    pub(super) fn remove_item(&self, list: &Range<usize>, items: &[Value], dir: &str) -> Vec<Edit> {
+        let Some(index) = items.iter().position(|item| item.as_str() == Some(dir)) else {
+            return Vec::new();
         };
-        let item = spans[index].clone();
-        let next = spans.get(index + 1).map(|s| s.start);
+        let item = items[index].span.clone();
+        let next = items.get(index + 1).map(|next| next.span.start);
         let comma = self.comma(item.end, next.unwrap_or(list.end - 1));
         let cut = |range: Range<usize>| (range, String::new());
-        let Some(previous) = index.checked_sub(1).map(|i| spans[i].end) else {
+        let Some(previous) = index.checked_sub(1).map(|i| items[i].span.end) else {
             // The first: up to the next one, unless a comment stands between.
             let end = match (comma, next) {
                 (Some(comma), Some(next)) if self.source[comma + 1..next].trim().is_empty() => next,
                 (Some(comma), _) if self.source[item.end..comma].trim().is_empty() => comma + 1,
                 _ => {
                     let comma = comma.map(|c| cut(c..c + 1));
-                    return Ok([cut(item)].into_iter().chain(comma).collect());
+                    return [cut(item)].into_iter().chain(comma).collect();
                 }
             };
-            return Ok(vec![cut(item.start..end)]);
+            return vec![cut(item.start..end)];
         };
         let Some(before) = self.comma(previous, item.start) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         // From the line end before the item, where it has a line of its own, or from the comma.
         let between = &self.source[before + 1..item.start];
@@ -70,13 +69,13 @@ impl Text<'_> {
             Some(at) => before + 1 + at,
             None => before + 1,
         };
-        Ok(match comma {
+        match comma {
             Some(comma) if self.source[item.end..comma].trim().is_empty() => {
                 vec![cut(from..comma + 1)]
             }
             Some(comma) => vec![cut(from..item.end), cut(comma..comma + 1)],
             None => vec![cut(before..before + 1), cut(from.max(before + 1)..item.end)],
-        })
+        }
     }
 
     /// The comma between two places of a list that hold only blanks and comments besides it.

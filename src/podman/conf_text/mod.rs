@@ -6,11 +6,12 @@
 //! refuses to start with, becomes a list and stays one.
 
 mod items;
+mod toml;
 
 use crate::error::{Error, Result};
 use crate::sanitize;
 use std::ops::Range;
-use toml_edit::{Array, Document, Item, Table, Value};
+use toml::{Kind, Origin, Table, Value};
 
 /// Marks what was added whole, so that it can be removed whole.
 const MARK: &str = " # added by terok-shield setup";
@@ -31,7 +32,7 @@ pub struct HooksDir {
 pub struct Text<'a> {
     name: &'a str,
     source: &'a str,
-    document: Document<&'a str>,
+    root: Table,
 }
 
 /// Where `hooks_dir` is, or would go.
@@ -43,28 +44,21 @@ enum Place<'d> {
     /// `engine.key = …` at the top; the first such line has this byte in it.
     Dotted(&'d Table, usize),
     /// `engine = { … }` at these bytes.
-    Inline(&'d toml_edit::InlineTable, Range<usize>),
+    Inline(&'d Table, Range<usize>),
 }
 
 impl<'a> Text<'a> {
     /// Parses a file; errors give `name`, the line and the parser's words.
     pub fn parse(name: &'a str, source: &'a str) -> Result<Self> {
-        let document = Document::parse(source).map_err(|e| {
-            let at = e.span().map_or(0, |s| s.start).min(source.len());
-            let line = 1 + source.as_bytes()[..at]
-                .iter()
-                .filter(|b| **b == b'\n')
-                .count();
+        let root = toml::parse(source).map_err(|fault| {
+            let before = source.as_bytes().iter().take(fault.at);
+            let line = 1 + before.filter(|b| **b == b'\n').count();
             Error::new(format!(
                 "{name} line {line}: not valid TOML: {}; correct it, podman cannot read it either",
-                sanitize::text(e.message())
+                sanitize::text(&fault.why)
             ))
         })?;
-        let text = Self {
-            name,
-            source,
-            document,
-        };
+        let text = Self { name, source, root };
         text.place()?;
         text.check_value()?;
         Ok(text)
@@ -72,22 +66,23 @@ impl<'a> Text<'a> {
 
     /// The `hooks_dir` this file sets.
     pub fn hooks_dir(&self) -> Option<HooksDir> {
-        Some(match self.value()? {
-            Value::String(one) => HooksDir {
-                dirs: vec![one.value().clone()],
+        let value = self.value()?;
+        if let Some(one) = value.as_str() {
+            return Some(HooksDir {
+                dirs: vec![one.into()],
                 append: None,
-            },
-            value => {
-                let items = value.as_array().into_iter().flat_map(Array::iter);
-                let mut found = HooksDir::default();
-                for item in items {
-                    let append = item.as_inline_table().and_then(|t| t.get("append"));
-                    found.append = append.and_then(Value::as_bool).or(found.append);
-                    found.dirs.extend(item.as_str().map(str::to_owned));
-                }
-                found
+            });
+        }
+        let mut found = HooksDir::default();
+        for item in value.as_array().unwrap_or_default() {
+            if let Kind::Table(table) = &item.kind
+                && let Some(Kind::Boolean(append)) = table.get("append").map(|v| &v.kind)
+            {
+                found.append = Some(*append);
             }
-        })
+            found.dirs.extend(item.as_str().map(str::to_owned));
+        }
+        Some(found)
     }
 
     /// The `network_cmd_options` this file sets.
@@ -100,11 +95,12 @@ impl<'a> Text<'a> {
     /// The text with `dir` in `hooks_dir`; `base` are the directories that were in effect so far,
     /// which a file that had no list must repeat to keep them.
     pub fn with(&self, dir: &str, base: &[String]) -> Result<String> {
-        let edits = match self.value() {
-            Some(Value::Array(array)) if holds(array, dir) => Vec::new(),
-            Some(Value::Array(array)) => self.insert_item(array, dir)?,
-            Some(value) => {
-                let span = self.span(value.span())?;
+        let value = self.value();
+        let edits = match value.map(|value| (value, value.as_array())) {
+            Some((_, Some(items))) if holds(items, dir) => Vec::new(),
+            Some((value, Some(items))) => self.insert_item(&value.span, items, dir)?,
+            Some((value, None)) => {
+                let span = &value.span;
                 let already = value.as_str() == Some(dir);
                 let tail = if already {
                     String::new()
@@ -131,17 +127,17 @@ impl<'a> Text<'a> {
         };
         let mut edits = Vec::new();
         if value.as_str() == Some(dir) {
-            edits.push((self.span(value.span())?, "[]".into()));
+            edits.push((value.span.clone(), "[]".into()));
         }
         let mut text = self.source.to_owned();
-        if let Some(array) = value.as_array().filter(|array| holds(array, dir)) {
-            let rest = array.iter().filter(|item| item.as_str() != Some(dir));
+        if let Some(items) = value.as_array().filter(|items| holds(items, dir)) {
+            let rest = items.iter().filter(|item| item.as_str() != Some(dir));
             let ours = rest
                 .map(|v| v.as_str())
                 .eq(base.iter().map(|b| Some(b.as_str())));
             match self.whole_addition(value)? {
                 Some(cuts) if ours => edits.extend(cuts),
-                _ => edits.extend(self.remove_item(array, dir)?),
+                _ => edits.extend(self.remove_item(&value.span, items, dir)),
             }
         }
         if !edits.is_empty() {
@@ -190,32 +186,29 @@ impl<'a> Text<'a> {
     }
 
     fn place(&self) -> Result<Place<'_>> {
-        match self.document.as_table().get("engine") {
-            None => Ok(Place::NoTable),
-            Some(Item::Table(table)) if table.is_dotted() => {
-                let start = self.span(table.span())?.start;
-                Ok(Place::Dotted(table, start))
-            }
-            Some(Item::Table(table)) if table.is_implicit() => Ok(Place::NoTable),
-            Some(Item::Table(table)) => {
-                let end = self.span(table.span())?.end;
-                Ok(Place::Header(table, end))
-            }
-            Some(Item::Value(Value::InlineTable(table))) => {
-                Ok(Place::Inline(table, self.span(table.span())?))
-            }
-            Some(_) => Err(Error::new(format!(
+        let Some(engine) = self.root.get("engine") else {
+            return Ok(Place::NoTable);
+        };
+        let Kind::Table(table) = &engine.kind else {
+            return Err(Error::new(format!(
                 "{}: engine is no table; podman cannot read this file either",
                 self.name
-            ))),
-        }
+            )));
+        };
+        Ok(match table.origin {
+            Origin::Implied => Place::NoTable,
+            Origin::Header => Place::Header(table, engine.span.end),
+            Origin::Dotted => Place::Dotted(table, engine.span.start),
+            Origin::Inline => Place::Inline(table, engine.span.clone()),
+        })
     }
 
     fn engine_key(&self, key: &str) -> Option<&Value> {
         match self.place().ok()? {
             Place::NoTable => None,
-            Place::Header(table, _) | Place::Dotted(table, _) => table.get(key)?.as_value(),
-            Place::Inline(table, _) => table.get(key),
+            Place::Header(table, _) | Place::Dotted(table, _) | Place::Inline(table, _) => {
+                table.get(key).filter(|value| value.is_plain())
+            }
         }
     }
 
@@ -224,18 +217,13 @@ impl<'a> Text<'a> {
     }
 
     fn check_value(&self) -> Result<()> {
-        match self.value() {
-            None | Some(Value::Array(_) | Value::String(_)) => Ok(()),
+        match self.value().map(|value| &value.kind) {
+            None | Some(Kind::Array(_) | Kind::String(_)) => Ok(()),
             Some(_) => Err(Error::new(format!(
                 "{}: engine.hooks_dir is no list of directories; podman cannot read it either",
                 self.name
             ))),
         }
-    }
-
-    fn span(&self, span: Option<Range<usize>>) -> Result<Range<usize>> {
-        span.filter(|s| self.source.get(s.clone()).is_some())
-            .ok_or_else(|| Error::new(format!("cannot locate hooks_dir in {}", self.name)))
     }
 
     /// The file's line end: that of its first line.
@@ -285,7 +273,11 @@ impl<'a> Text<'a> {
                 (at..at, format!("engine.{setting}{MARK}{newline}"))
             }
             Place::Inline(table, span) => {
-                let comma = if table.is_empty() { "" } else { "," };
+                let comma = if table.values().next().is_none() {
+                    ""
+                } else {
+                    ","
+                };
                 return Ok(vec![
                     (span.start + 1..span.start + 1, format!(" {setting}{comma}")),
                     (span.end..span.end, MARK.into()),
@@ -307,7 +299,7 @@ impl<'a> Text<'a> {
 
     /// The cuts that undo [`Text::insert_key`]; `None` if this is not its work.
     fn whole_addition(&self, value: &Value) -> Result<Option<Vec<Edit>>> {
-        let value = self.span(value.span())?;
+        let value = value.span.clone();
         let place = self.place()?;
         if let Place::Inline(_, span) = &place {
             let marked = self.source[span.end..].starts_with(MARK);
@@ -331,7 +323,7 @@ impl<'a> Text<'a> {
         let header = format!("[engine]{MARK}");
         if let Place::Header(table, at) = place {
             let line = self.line_start(at);
-            let alone = table.iter().filter(|(_, item)| item.is_value()).count() == 1;
+            let alone = table.values().filter(|value| value.is_plain()).count() == 1;
             // The header's line is right above.
             let adjacent = self.line_end(at) + self.newline().len() == start;
             if alone && adjacent && self.source[line..self.line_end(at)] == *header {
@@ -371,8 +363,8 @@ fn apply(source: &str, edits: Vec<Edit>) -> String {
     out
 }
 
-fn holds(array: &Array, dir: &str) -> bool {
-    array.iter().any(|item| item.as_str() == Some(dir))
+fn holds(items: &[Value], dir: &str) -> bool {
+    items.iter().any(|item| item.as_str() == Some(dir))
 }
 
 /// A TOML basic string.
