@@ -20,6 +20,7 @@ MAX_SIZE := 1048576
 # On x86_64 the result is position-independent (ASLR), with read-only relocations, packed; rustc
 # has no static PIE for aarch64 musl yet.
 STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=pic \
+	-C llvm-args=-enable-machine-outliner=always \
 	-C linker=rust-lld -C linker-flavor=ld.lld -C link-self-contained=yes \
 	-C link-arg=--icf=all -C link-arg=-zpack-relative-relocs -C link-arg=-zrelro \
 	-C link-arg=-znow -C link-arg=--build-id=none \
