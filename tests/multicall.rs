@@ -148,7 +148,9 @@ fn install_makes_hard_links_twice_without_complaint() {
 fn install_beside_the_binary_makes_relative_symbolic_links() {
     let dir = folder("symbolic");
     let binary = dir.join("terok-shield");
-    fs::copy(BINARY, &binary).unwrap();
+    // Not a copy: while it is written, a process that another test forks holds it open for writing,
+    // and it cannot be run (ETXTBSY).
+    fs::hard_link(BINARY, &binary).unwrap();
     let mut install = Command::new(&binary);
     install
         .env_clear()
