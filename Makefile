@@ -24,7 +24,6 @@ STATIC_FLAGS := -C target-feature=+crt-static -C relocation-model=pic \
 	-C linker=rust-lld -C linker-flavor=ld.lld -C link-self-contained=yes \
 	-C link-arg=--icf=all -C link-arg=-zpack-relative-relocs -C link-arg=-zrelro \
 	-C link-arg=-znow -C link-arg=--build-id=none \
-	-C llvm-args=-enable-machine-outliner=always \
 	-C link-arg=-T$(CURDIR)/compat/no-eh-frame.ld -C link-arg=--no-eh-frame-hdr \
 	--remap-path-prefix=$(CARGO_HOME)/registry/src=cargo --remap-path-prefix=$(CURDIR)=.
 
