@@ -117,7 +117,7 @@ impl State {
     /// Refuses bundles of another layout.
     pub fn check_version(&self) -> Result<()> {
         let version = self.annotation(annotation::VERSION)?;
-        if version.parse() == Ok(contract::BUNDLE_VERSION) {
+        if version == contract::BUNDLE_VERSION.to_string() {
             return Ok(());
         }
         Err(Error::new(format!(
