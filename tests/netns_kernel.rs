@@ -10,12 +10,12 @@ mod rulesets;
 use listing::{assert_same_listing, nft_json};
 use netns::{fresh, nft_load};
 use nix::errno::Errno;
-use rulesets::{grants, inputs, set_mut};
+use rulesets::{grants, inputs};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 use terok_shield::contract::TABLE;
 use terok_shield::nft::kernel::{Detail, NetlinkError, Nft};
-use terok_shield::nft::model::{Element, Expr, Family, Policy, Ruleset, Set};
+use terok_shield::nft::model::{Element, Expr, Family, Policy, Rule, Ruleset, Set, Transport};
 use terok_shield::nft::policy::{Inputs, Learning, Posture, compile};
 use terok_shield::nft::verify::{State, classify, equal};
 
@@ -25,6 +25,12 @@ const EVERYTHING: &str = include_str!("data/everything.nft");
 fn dump(nft: &mut Nft) -> Ruleset {
     let held = nft.dump(Family::Inet, TABLE, Detail::Full).unwrap();
     held.expect("the table is there")
+}
+
+/// A set of a ruleset, to change it.
+fn set_mut<'a>(ruleset: &'a mut Ruleset, name: &str) -> &'a mut Set {
+    let found = ruleset.sets.iter_mut().find(|s| s.name == name);
+    found.unwrap_or_else(|| panic!("no set {name}"))
 }
 
 fn nothing(_: &str) -> bool {
@@ -401,6 +407,26 @@ fn what_others_put_there_is_never_overlooked() {
 }
 
 #[test]
+fn a_dormant_table_is_no_protection_and_is_replaced() {
+    fresh(|| {
+        let mut nft = Nft::open().unwrap();
+        let up = compile(Posture::Up, &Inputs::default());
+        nft.replace(&up).unwrap();
+        netns::run(
+            "nft",
+            &[&format!("add table inet {TABLE} {{ flags dormant; }}")],
+        );
+        let held = nft.dump(Family::Inet, TABLE, Detail::Full);
+        assert!(
+            matches!(held, Err(NetlinkError::Foreign { .. })),
+            "{held:?}"
+        );
+        nft.replace(&up).unwrap();
+        assert_eq!(equal(&up, &dump(&mut nft), &nothing), Ok(()));
+    });
+}
+
+#[test]
 fn other_tables_are_neither_read_nor_touched() {
     fresh(|| {
         let mut nft = Nft::open().unwrap();
@@ -497,46 +523,140 @@ fn packets_meet_what_was_meant() {
     });
 }
 
-#[test]
-fn a_flood_never_meets_anything_between_two_postures() {
-    fresh(|| {
+/// What became of a flood of packets that all of some rulesets allow, or all refuse.
+struct Flood {
+    sent: u64,
+    leaked: u64,
+    dropped: u64,
+}
+
+/// Three rulesets that agree on some packets.
+fn postures() -> [Ruleset; 3] {
+    [
+        compile(Posture::Up, &inputs(Learning::Nobody, 2)),
+        compile(Posture::Up, &inputs(Learning::Nobody, 2000)),
+        compile(Posture::Down, &inputs(Learning::Nobody, 2)),
+    ]
+}
+
+/// Floods while `step` goes from ruleset to ruleset.
+fn flood(rulesets: [Ruleset; 3], step: fn(&mut Nft, &Ruleset)) -> Flood {
+    fresh(move || {
         way_out();
         let mut nft = Nft::open().unwrap();
-        let small = compile(Posture::Up, &inputs(Learning::Nobody, 2));
-        let large = compile(Posture::Up, &inputs(Learning::Nobody, 2000));
-        let down = compile(Posture::Down, &inputs(Learning::Nobody, 2));
-        nft.replace(&small).unwrap();
+        nft.replace(&rulesets[0]).unwrap();
         // Allowed in all three, refused in all three.
         let allowed = "198.51.100.1:9";
         let refused = ["10.1.3.3:9", "169.254.169.254:9", "198.51.100.129:9"];
         let stop = std::sync::atomic::AtomicBool::new(false);
-        let (sent, wrong) = std::thread::scope(|s| {
+        std::thread::scope(|s| {
             let flood = s.spawn(|| {
                 let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                let (mut sent, mut wrong) = (0_u64, 0_u64);
+                let (mut sent, mut leaked, mut dropped) = (0, 0, 0);
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    wrong += u64::from(socket.send_to(b"x", allowed).is_err());
+                    dropped += u64::from(socket.send_to(b"x", allowed).is_err());
                     for to in refused {
-                        // A new socket port each time would be slow; these flows never exist.
-                        wrong += u64::from(socket.send_to(b"x", to).is_ok());
+                        leaked += u64::from(socket.send_to(b"x", to).is_ok());
                     }
                     sent += 4;
                 }
-                (sent, wrong)
+                Flood {
+                    sent,
+                    leaked,
+                    dropped,
+                }
             });
             let end = Instant::now() + Duration::from_secs(3);
-            while Instant::now() < end {
-                for next in [&large, &down, &small] {
-                    let held = dump(&mut nft);
-                    nft.transition(&held, next, &nothing).unwrap();
+            // A panic here must not leave the flood running.
+            let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                while Instant::now() < end {
+                    for next in rulesets.iter().cycle().skip(1).take(3) {
+                        step(&mut nft, next);
+                    }
                 }
-            }
+            }));
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            flood.join().unwrap()
-        });
-        assert!(sent > 10_000, "only {sent} packets");
-        assert_eq!(wrong, 0, "of {sent} packets");
+            let result = flood.join().unwrap();
+            stepped.unwrap();
+            result
+        })
+    })
+}
+
+#[test]
+fn a_flood_never_meets_anything_between_two_postures() {
+    let flood = flood(postures(), |nft, next| {
+        let held = dump(nft);
+        nft.transition(&held, next, &nothing).unwrap();
     });
+    assert!(flood.sent > 10_000, "only {} packets", flood.sent);
+    assert_eq!((flood.leaked, flood.dropped), (0, 0), "of {}", flood.sent);
+}
+
+#[test]
+fn a_flood_never_leaks_through_a_staged_transition() {
+    let flood = flood(postures(), |nft, next| {
+        nft.limit_message(24 * 1024);
+        let held = dump(nft);
+        nft.transition(&held, next, &nothing).unwrap();
+    });
+    assert!(flood.sent > 10_000, "only {} packets", flood.sent);
+    assert_eq!(flood.leaked, 0, "of {}", flood.sent);
+    assert!(flood.dropped > 0, "it was never staged");
+}
+
+#[test]
+fn a_flood_never_leaks_where_rules_and_denies_change_at_once() {
+    // The refused address is refused for not being allowed first, then for being denied.
+    let with = |posture, allow: &str, deny: &[&str]| {
+        let grant = terok_shield::nft::intervals::Grant {
+            net: allow.parse().unwrap(),
+            remaining: None,
+        };
+        let inputs = Inputs {
+            allow: vec![grant],
+            deny: deny.iter().map(|d| d.parse().unwrap()).collect(),
+            ..Inputs::default()
+        };
+        compile(posture, &inputs)
+    };
+    let rulesets = [
+        with(Posture::Up, "198.51.100.0/25", &[]),
+        with(Posture::Down, "198.51.100.0/25", &["198.51.100.128/25"]),
+        with(Posture::Up, "198.51.100.0/24", &["198.51.100.129"]),
+    ];
+    let flood = flood(rulesets, |nft, next| {
+        let held = dump(nft);
+        nft.transition(&held, next, &nothing).unwrap();
+    });
+    assert!(flood.sent > 10_000, "only {} packets", flood.sent);
+    assert_eq!(flood.leaked, 0, "of {}", flood.sent);
+}
+
+#[test]
+fn a_flood_never_leaks_between_chains_that_rely_on_their_policy() {
+    let mut rulesets = postures();
+    for ruleset in &mut rulesets {
+        let output = &mut ruleset.chains[0];
+        if output.base.unwrap().policy == Policy::Drop {
+            output.rules.pop();
+            output
+                .rules
+                .retain(|r| !matches!(r.0.last(), Some(Expr::Reject(_))));
+            let denied = Expr::DaddrSet {
+                v6: false,
+                set: "deny_v4".into(),
+            };
+            let deny = Rule(vec![denied, Expr::Drop]);
+            output.rules.insert(1, deny);
+        }
+    }
+    let flood = flood(rulesets, |nft, next| {
+        let held = dump(nft);
+        nft.transition(&held, next, &nothing).unwrap();
+    });
+    assert!(flood.sent > 10_000, "only {} packets", flood.sent);
+    assert_eq!(flood.leaked, 0, "of {}", flood.sent);
 }
 
 #[test]
@@ -585,11 +705,9 @@ fn what_exceeds_a_message_is_staged_and_closed_at_every_step() {
         set_mut(&mut bad, "deny_v4").elements.push(overlap);
         nft.replace(&bad).unwrap_err();
         let held = dump(&mut nft);
-        assert!(
-            held.chains
-                .iter()
-                .all(|c| { c.rules.is_empty() && c.base.unwrap().policy == Policy::Drop })
-        );
+        assert!(held.chains.iter().all(|c| {
+            c.rules == [Rule(vec![Expr::Drop])] && c.base.unwrap().policy == Policy::Drop
+        }));
         assert_eq!(send("2.0.0.0:1"), Err(Errno::EPERM));
         // Rules must go at once: more of them than a message takes are refused.
         nft.limit_message(8 * 1024);
@@ -676,7 +794,6 @@ fn rules_that_say_the_same_in_another_way_are_equal() {
         ));
         let held = dump(&mut Nft::open().unwrap());
         let mut meant = held.clone();
-        use terok_shield::nft::model::{Rule, Transport};
         meant.chains[0].rules = vec![
             Rule(vec![
                 Expr::Dport(Transport::Tcp, vec![(53, 53)]),
@@ -715,4 +832,24 @@ fn the_last_address_of_a_family_is_an_element_like_any_other() {
         nft.transition(&held, &none, &nothing).unwrap();
         assert_eq!(equal(&none, &dump(&mut nft), &nothing), Ok(()));
     });
+}
+
+#[test]
+fn rearming_an_address_never_drops_a_packet_to_it_or_to_another() {
+    fn step(nft: &mut Nft, next: &Ruleset) {
+        for (set, address_text) in [("allow_v4", "203.0.113.7"), ("learned_v4", "198.18.0.7")] {
+            let set = next.set(set).unwrap();
+            for timeout in [60_000, 70_000] {
+                let element = Element {
+                    timeout: Some(timeout),
+                    ..address(address_text)
+                };
+                nft.learn(Family::Inet, TABLE, set, &[element]).unwrap();
+            }
+        }
+    }
+    let up = compile(Posture::Up, &inputs(Learning::Gate, 200));
+    let flood = flood([up.clone(), up.clone(), up], step);
+    assert!(flood.sent > 10_000, "only {} packets", flood.sent);
+    assert_eq!((flood.leaked, flood.dropped), (0, 0), "of {}", flood.sent);
 }

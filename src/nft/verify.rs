@@ -106,10 +106,26 @@ fn describe(base: Option<Base>) -> String {
     }
 }
 
+fn define(set: &Set) -> String {
+    let flag = |is, word| if is { word } else { "" };
+    format!(
+        "{:?}{}{}, default timeout {:?} ms, size {:?}",
+        set.key,
+        flag(set.interval, " interval"),
+        flag(set.timeouts, " timeout"),
+        set.default_timeout,
+        set.size
+    )
+}
+
 fn equal_set(meant: &Set, held: &Set, learned: bool) -> Result<(), Difference> {
     let name = &meant.name;
     if !same_definition(meant, held) {
-        return differ(format!("set {name} is defined otherwise"));
+        return differ(format!(
+            "set {name} is {}, not {}",
+            define(held),
+            define(meant)
+        ));
     }
     // Indices instead of elements: a hundred thousand of them are not copied for a comparison.
     let (m, h) = (sorted(&meant.elements), sorted(&held.elements));
@@ -238,7 +254,11 @@ mod tests {
         let timeout = first_difference(|r| allow(r).elements[0].timeout = Some(60_000));
         assert_eq!(timeout, "set allow_v4 holds 192.0.2.1 with another timeout");
         let defined = first_difference(|r| allow(r).interval = false);
-        assert_eq!(defined, "set allow_v4 is defined otherwise");
+        assert_eq!(
+            defined,
+            "set allow_v4 is Ipv4 timeout, default timeout None ms, size None, \
+             not Ipv4 interval timeout, default timeout None ms, size None"
+        );
         let missing = first_difference(|r| drop(r.sets.remove(0)));
         assert_eq!(missing, "set allow_v4 is missing");
         let rule = first_difference(|r| r.chains[0].rules[1] = Rule(vec![Expr::Accept]));

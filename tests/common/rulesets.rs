@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use terok_shield::nft::intervals::Grant;
-use terok_shield::nft::model::{Expr, Ruleset, Set};
+use terok_shield::nft::model::{Expr, Ruleset};
 use terok_shield::nft::policy::{Inputs, Learning, Posture, Service, compile};
 
 /// Every posture.
@@ -98,10 +98,4 @@ pub fn all() -> Vec<(String, Ruleset)> {
         all.push((format!("older order {allowed}"), older_order(ruleset)));
     }
     all
-}
-
-/// A set of a ruleset, to change it.
-pub fn set_mut<'a>(ruleset: &'a mut Ruleset, name: &str) -> &'a mut Set {
-    let found = ruleset.sets.iter_mut().find(|s| s.name == name);
-    found.unwrap_or_else(|| panic!("no set {name}"))
 }

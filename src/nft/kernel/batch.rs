@@ -244,6 +244,13 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Adds a rule that drops every packet. A policy alone is not enough where it is about to
+    /// change: a packet can meet the rules of before and the policy of after.
+    pub fn blackout(&mut self, chain: &str) -> Result<()> {
+        let about = format!("the blackout of chain {chain}");
+        self.rule(chain, &[Op::Verdict(libc::NF_DROP)], about)
+    }
+
     fn rule(&mut self, chain: &str, ops: &[Op], about: String) -> Result<()> {
         let first_id = self.next_id;
         for op in ops {

@@ -1,7 +1,7 @@
 //! What the kernel holds, back into a [`Ruleset`].
 
 use super::error::NetlinkError;
-use super::object::family_number;
+use super::object::{self, family_number};
 use super::parse::{self, SetInfo};
 use super::socket::{Next, Socket};
 use super::uapi::{self, GEN_ID, kind, list, rule};
@@ -43,6 +43,11 @@ pub fn dump(
     detail: Detail,
 ) -> Result<Option<Ruleset>, NetlinkError> {
     let what = format!("table {table}");
+    if let Err(e) = object::name(table) {
+        return Err(NetlinkError::Unsupported {
+            what: format!("{what}: {e}"),
+        });
+    }
     for _ in 0..ATTEMPTS {
         let before = generation(socket)?;
         match attempt(socket, family, table, detail) {
@@ -192,7 +197,11 @@ fn elements(
         },
         &mut |body| set.elements(body, table),
     )?;
-    Ok(set.join_ranges()?)
+    if set.join_ranges() {
+        Ok(())
+    } else {
+        Err(Failed::Changed)
+    }
 }
 
 fn rules(

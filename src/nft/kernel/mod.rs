@@ -2,10 +2,16 @@
 //!
 //! [`Nft::replace`] loads a ruleset, [`Nft::dump`] reads one back, [`Nft::transition`] turns one
 //! into another in a single transaction. All `unsafe` code of the firewall is in this module:
-//! calls of libnftnl (`object`) and of the socket (`socket`). What the kernel answers is read
-//! without any.
+//! calls of libnftnl (`object`) and of the socket (`socket`).
+//!
+//! Tables, chains, sets and rules are libnftnl's to write, and libmnl's to send. Two things are
+//! not, and need no `unsafe`: elements (`element`, `wire`), of which libnftnl would make an object
+//! each, a hundred megabytes where a set has a hundred thousand; and what the kernel answers
+//! (`dump`, `parse`, `expr`), since libnftnl's parsers skip attributes they do not know, and a
+//! rule is not ours because the part of it that we know is.
 
 mod batch;
+mod changes;
 mod dump;
 mod element;
 mod error;
@@ -17,13 +23,15 @@ mod op;
 mod parse;
 mod send;
 pub(crate) mod socket;
+#[cfg(test)]
+mod tests;
 mod transition;
 mod uapi;
 pub(crate) mod wire;
 
+pub use changes::same_definition;
 pub use dump::Detail;
 pub use error::NetlinkError;
-pub use transition::same_definition;
 
 use crate::nft::model::{Family, Rule, Ruleset};
 
@@ -62,14 +70,17 @@ impl Nft {
         dump::generation(&mut self.socket)
     }
 
-    /// Whether there is a table of this name.
+    /// Whether there is a table of this name, of whatever kind.
     fn exists(&mut self, family: Family, table: &str) -> Result<bool, NetlinkError> {
-        dump::exists(&mut self.socket, family, table).map_err(|failed| match failed {
-            dump::Failed::For(e) => e,
-            dump::Failed::Changed => NetlinkError::Unsteady {
+        match dump::exists(&mut self.socket, family, table) {
+            Ok(exists) => Ok(exists),
+            // One that is dormant, say: it is there to be replaced.
+            Err(dump::Failed::For(NetlinkError::Foreign { .. })) => Ok(true),
+            Err(dump::Failed::For(e)) => Err(e),
+            Err(dump::Failed::Changed) => Err(NetlinkError::Unsteady {
                 what: format!("table {table}"),
-            },
-        })
+            }),
+        }
     }
 
     /// Reads one table as it was at one moment, or `None` if there is none of this name.

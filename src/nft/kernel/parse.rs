@@ -11,6 +11,7 @@ use crate::ipnet::{from_number, to_number};
 use crate::nft::model::{
     Base, Chain, Element, Hook, KeyType, Policy, Rule, Ruleset, Set, Transport,
 };
+use crate::sort::{sort, sort_by_key};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 type Result<T> = std::result::Result<T, NetlinkError>;
@@ -200,6 +201,15 @@ pub fn set(body: &[u8], name: &str) -> Result<Option<SetInfo>> {
     }))
 }
 
+/// A named set whose elements are about to be read.
+#[cfg(test)]
+pub fn named(set: Set) -> SetInfo {
+    SetInfo {
+        kind: Kind::Named(set),
+        ends: Vec::new(),
+    }
+}
+
 fn strange_key(name: &str) -> NetlinkError {
     NetlinkError::Foreign {
         what: format!("set {name} with another type of key"),
@@ -346,12 +356,20 @@ impl SetInfo {
     ///
     /// Of a set of ranges the kernel lists first addresses and, in no order to rely on, the
     /// addresses where ranges end. nft leaves out an end where the next range begins at once.
-    pub fn join_ranges(&mut self) -> Result<()> {
+    ///
+    /// False if an element came twice: the kernel walks a hash table anew for each datagram,
+    /// skipping as many elements as it has sent, and a table that grows meanwhile (it does so
+    /// for a moment after many elements came, and without a change of generation) is in another
+    /// order then. What comes twice came in place of another.
+    pub fn join_ranges(&mut self) -> bool {
         let mut ends = std::mem::take(&mut self.ends);
-        crate::sort::sort(&mut ends);
+        sort(&mut ends);
         match &mut self.kind {
             Kind::Named(set) if set.interval && object::key(set.key).2.is_empty() => {
-                crate::sort::sort_by_key(&mut set.elements, |e| e.first);
+                sort_by_key(&mut set.elements, |e| e.first);
+                if !set.elements.is_sorted_by(|a, b| a.first < b.first) {
+                    return false;
+                }
                 let v6 = set.key == KeyType::Ipv6;
                 let max = if v6 { u128::MAX } else { u32::MAX.into() };
                 let starts = &mut set.elements;
@@ -362,7 +380,11 @@ impl SetInfo {
                     starts[i].last = from_number(last, starts[i].first);
                 }
             }
-            Kind::Named(_) => {}
+            Kind::Named(set) => {
+                let key = |e: &Element| (e.first, e.last, e.service);
+                sort_by_key(&mut set.elements, key);
+                return set.elements.is_sorted_by(|a, b| key(a) < key(b));
+            }
             Kind::Anonymous(info, interval) => {
                 let max = if info.set.key.len() == 1 {
                     0xff
@@ -370,7 +392,10 @@ impl SetInfo {
                     0xffff
                 };
                 let starts = &mut info.set.ranges;
-                crate::sort::sort(starts);
+                sort(starts);
+                if !starts.is_sorted_by(|a, b| a < b) {
+                    return false;
+                }
                 if *interval {
                     for i in 0..starts.len() {
                         let next = starts.get(i + 1).map(|&(n, _)| n.into());
@@ -380,7 +405,7 @@ impl SetInfo {
                 }
             }
         }
-        Ok(())
+        true
     }
 }
 
@@ -388,7 +413,6 @@ impl SetInfo {
 fn last_of(first: u128, next: Option<u128>, ends: &[u128], max: u128) -> u128 {
     let after = ends.partition_point(|&end| end <= first);
     let end = [ends.get(after).copied(), next].into_iter().flatten().min();
-    // Not below `first`, whatever the kernel listed: twice the same first address, say.
     end.map_or(max, |end| end.saturating_sub(1)).max(first)
 }
 

@@ -6,8 +6,13 @@ use super::{Nft, element};
 use crate::nft::model::{Family, Policy, Ruleset, Set};
 
 impl Nft {
-    /// Replaces the table, or adds it, by exactly this ruleset, in one transaction: no packet
-    /// ever meets anything between the old and the new, and a failure changes nothing.
+    /// Replaces the table, or adds it, by exactly this ruleset, in one transaction: a failure
+    /// changes nothing.
+    ///
+    /// This is for a namespace whose workload does not run yet, or whose table is unknown. A
+    /// packet on its way while old chains give way to new ones meets the policies of either,
+    /// without their rules: it may be dropped where both allow it, and get through where an old
+    /// policy accepts. [`Nft::transition`] keeps the chains, and lets nothing through.
     ///
     /// Where the kernel does not admit a message of that size (a rootless namespace: twice
     /// `net.core.wmem_max`), it is staged and closed at every step: first a table that drops
@@ -22,9 +27,14 @@ impl Nft {
         // replace. Should a table appear meanwhile, the kernel refuses the batch.
         let old = self.exists(ruleset.family, &ruleset.table)?;
         let mut batch = self.begin(ruleset.family, &ruleset.table, estimate(ruleset))?;
-        shell(&mut batch, ruleset, None, old)?;
+        table(&mut batch, old)?;
         for set in &ruleset.sets {
+            batch.set(set)?;
             batch.add(set, &set.elements, usize::MAX)?;
+        }
+        // Late: the kernel hooks a new base chain, still without rules, as soon as it reads of it.
+        for chain in &ruleset.chains {
+            batch.chain(chain, None)?;
         }
         for chain in &ruleset.chains {
             batch.rules(chain, ruleset)?;
@@ -38,25 +48,37 @@ impl Nft {
         self.replace_in_stages(ruleset, room, old)
     }
 
-    fn replace_in_stages(
+    /// As [`Nft::replace`], in stages, closed at each of them.
+    pub(super) fn replace_in_stages(
         &mut self,
         ruleset: &Ruleset,
         room: usize,
         old: bool,
     ) -> Result<(), NetlinkError> {
         let mut batch = self.begin(ruleset.family, &ruleset.table, room)?;
-        shell(&mut batch, ruleset, Some(Policy::Drop), old)?;
+        table(&mut batch, old)?;
+        for chain in &ruleset.chains {
+            batch.chain(chain, Some(Policy::Drop))?;
+            if chain.base.is_some() {
+                batch.blackout(&chain.name)?;
+            }
+        }
+        for set in &ruleset.sets {
+            batch.set(set)?;
+        }
         let finished = batch.finish();
         self.commit_within(finished, room)?;
         for set in &ruleset.sets {
             self.add_in_stages(ruleset, set, room)?;
         }
+        await_packets_under_way();
         let mut batch = self.begin(ruleset.family, &ruleset.table, room)?;
         for chain in &ruleset.chains {
-            batch.rules(chain, ruleset)?;
             if chain.base.is_some() {
+                batch.flush_chain(&chain.name)?;
                 batch.chain(chain, None)?;
             }
+            batch.rules(chain, ruleset)?;
         }
         if batch.is_empty() {
             return Ok(());
@@ -134,26 +156,27 @@ impl Nft {
 /// Largest buffer that is kept between transactions.
 const KEEP: usize = 64 * 1024;
 
-/// The table anew, in place of an `old` one if there is one, with chains and sets, but neither elements nor rules.
-fn shell(
-    batch: &mut Batch<'_>,
-    ruleset: &Ruleset,
-    policy: Option<Policy>,
-    old: bool,
-) -> Result<(), NetlinkError> {
+/// The table anew, in place of an `old` one if there is one.
+fn table(batch: &mut Batch<'_>, old: bool) -> Result<(), NetlinkError> {
     if old {
         batch.drop_table()?;
-        batch.table()?;
+        batch.table()
     } else {
-        batch.new_table()?;
+        batch.new_table()
     }
-    for chain in &ruleset.chains {
-        batch.chain(chain, policy)?;
+}
+
+/// Waits until no packet is under way that has met chains or rules as they were before.
+///
+/// The kernel walks rules inside RCU read-side sections, and preempts them: a packet can meet the
+/// empty chain of one transaction and the policy of a later one. membarrier(2) with
+/// `MEMBARRIER_CMD_GLOBAL` waits for all such sections that are open now.
+pub(super) fn await_packets_under_way() {
+    use rustix::thread::{MembarrierCommand, membarrier};
+    if membarrier(MembarrierCommand::Global).is_err() {
+        // Kernels with isolated processors have no such call. Longer than any packet is preempted.
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    for set in &ruleset.sets {
-        batch.set(set)?;
-    }
-    Ok(())
 }
 
 /// Bytes a transaction will take, so that a large one's buffer is not copied as it grows.
